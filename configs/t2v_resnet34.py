@@ -1,0 +1,14 @@
+"""The paper's resnet34 with Tile2Vec pretraining, then land cover (CORINE level 1).
+
+    python -m deepsentinel.main --config=configs/t2v_resnet34.py --workdir=runs/t2v_resnet34
+"""
+
+from configs import common
+
+
+def get_config():
+  config = common.get_config()
+  config.name = 't2v_resnet34'
+  config.encoder.name = 'resnet34'
+  config.pretrain.objective = 'tile2vec'
+  return config

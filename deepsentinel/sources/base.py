@@ -1,0 +1,176 @@
+"""The seam between a platform and the corpus: find scenes, read pixels. A new source is one new file."""
+
+import dataclasses
+import datetime
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import affine
+import numpy as np
+import pyproj
+import shapely
+
+from deepsentinel import sensors
+
+
+@functools.lru_cache(maxsize=256)
+def transformer(source_crs: int | str, target_crs: int | str) -> pyproj.Transformer:
+  """pyproj transformer in x, y (lon, lat) order, made once a pair."""
+  return pyproj.Transformer.from_crs(source_crs, target_crs, always_xy=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchGrid:
+  """A north-up pixel grid in a projected CRS.
+
+  Attributes:
+    epsg: CRS code, usually a UTM zone (326xx north, 327xx south).
+    x0_m, y0_m: upper-left corner of the upper-left pixel.
+    height_px, width_px: size.
+    pixel_m: pixel size.
+  """
+
+  epsg: int
+  x0_m: float
+  y0_m: float
+  height_px: int
+  width_px: int
+  pixel_m: float = 10.0
+
+  @property
+  def transform(self) -> affine.Affine:
+    return affine.Affine(self.pixel_m, 0, self.x0_m, 0, -self.pixel_m, self.y0_m)
+
+  @property
+  def bounds(self) -> tuple[float, float, float, float]:
+    """(left, bottom, right, top), metres in the grid's CRS."""
+    return (
+      self.x0_m,
+      self.y0_m - self.height_px * self.pixel_m,
+      self.x0_m + self.width_px * self.pixel_m,
+      self.y0_m,
+    )
+
+  def outline(self, points_per_side: int = 21) -> shapely.Polygon:
+    """The densified outline in the grid's CRS."""
+    left, bottom, right, top = self.bounds
+    box = shapely.box(left, bottom, right, top)
+    return shapely.segmentize(box, max(right - left, top - bottom) / points_per_side)
+
+  def outline_lonlat(self, points_per_side: int = 21) -> shapely.Polygon:
+    """The densified outline in WGS84, longitudes unwrapped around the grid's centre (it may pass 180 degrees)."""
+    xy = shapely.get_coordinates(self.outline(points_per_side))
+    lon, lat = transformer(self.epsg, 4326).transform(xy[:, 0], xy[:, 1])
+    centre = lon[0]
+    lon = centre + (np.asarray(lon) - centre + 180) % 360 - 180
+    return shapely.Polygon(np.column_stack([lon, lat]))
+
+  def pixel_centres_lonlat(self) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [H, W] longitude and latitude of every pixel centre, degrees WGS84."""
+    x = self.x0_m + (np.arange(self.width_px) + 0.5) * self.pixel_m
+    y = self.y0_m - (np.arange(self.height_px) + 0.5) * self.pixel_m
+    lon, lat = transformer(self.epsg, 4326).transform(*np.meshgrid(x, y))
+    return np.asarray(lon), np.asarray(lat)
+
+  def window(self, row: int, col: int, height_px: int, width_px: int) -> 'PatchGrid':
+    """The sub-grid whose upper-left pixel is (row, col); it may reach outside this grid."""
+    return PatchGrid(
+      self.epsg, self.x0_m + col * self.pixel_m, self.y0_m - row * self.pixel_m, height_px, width_px, self.pixel_m
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """One acquisition in a catalogue.
+
+  Attributes:
+    id: product or item id, unique within its source.
+    sensor: 'sentinel2' or 'sentinel1'.
+    footprint: WGS84 polygon or multipolygon (split at the antimeridian, as GeoJSON has it).
+    time: start of sensing, timezone-aware UTC.
+    orbit_pass: 'ascending', 'descending' or '' where unknown.
+    relative_orbit: 1 to 175, or -1 where unknown.
+    metadata: what else the catalogue says ('cloud_share' 0..1, 'processing_baseline', 'incidence_deg', ...).
+  """
+
+  id: str
+  sensor: str
+  footprint: shapely.Geometry
+  time: datetime.datetime
+  orbit_pass: str = ''
+  relative_orbit: int = -1
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.sensor not in sensors.SENSORS:
+      raise ValueError(f'Unknown sensor {self.sensor!r}. Known: {", ".join(sensors.SENSORS)}.')
+    if self.time.tzinfo is None:
+      raise ValueError(f'Scene {self.id}: time {self.time} has no timezone; give it in UTC.')
+
+
+@dataclasses.dataclass
+class Patch:
+  """Pixels of one sensor on one grid.
+
+  Attributes:
+    values: [H, W, C] in `unit`.
+    valid: bool [H, W]: False outside the scene or where the product says nodata.
+    bands: C names, in the order of the channels.
+    unit: one of sensors.REFLECTANCE_UNITS or sensors.BACKSCATTER_UNITS. Stated, never guessed.
+  """
+
+  values: np.ndarray
+  valid: np.ndarray
+  bands: tuple[str, ...]
+  unit: str
+
+  def to_storage(self) -> np.ndarray:
+    """uint16 [H, W, C] reflectance x 10,000 or int16 [H, W, C] dB x 100; see `sensors`."""
+    if sensors.sensor_of(self.bands) == 'sentinel2':
+      return sensors.store_reflectance(self.values, self.unit, self.valid)
+    return sensors.store_backscatter(self.values, self.unit, self.valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A ready-made patch of an existing dataset: its grid, its scenes, and the class names it is tagged with."""
+
+  id: str
+  grid: PatchGrid
+  scenes: Mapping[str, Scene]
+  classes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class ImagerySource(Protocol):
+  """Where imagery comes from. Made from a config's `source` by the registry, once a process."""
+
+  spec: sensors.SensorSpec
+  synthetic: bool
+
+  def search(
+    self, sensor: str, footprint: shapely.Geometry, start: datetime.datetime, end: datetime.datetime
+  ) -> list[Scene]:
+    """Scenes of `sensor` whose footprint meets `footprint` (WGS84), start <= time < end, in order of (time, id)."""
+    ...
+
+  def read(self, scene: Scene, grid: PatchGrid, bands: Sequence[str]) -> Patch:
+    """Pixels of `scene` on `grid`; ValueError names a band the scene lacks."""
+    ...
+
+
+@runtime_checkable
+class PlacedSource(ImagerySource, Protocol):
+  """A source that is itself a set of patches (BigEarthNet, stacks of aligned files): no points are drawn."""
+
+  def places(self) -> Iterator[Place]: ...
+
+
+@runtime_checkable
+class LabelSource(Protocol):
+  """Labels on a patch grid."""
+
+  def read(self, grid: PatchGrid) -> np.ndarray:
+    """CORINE: uint8 [H, W] level-3 index, 0 = nodata. OSM: uint16 [H, W], one bit a theme of legend.OSM_THEMES."""
+    ...

@@ -1,0 +1,31 @@
+"""Fixtures shared by all tests. XLA's flags must be set before JAX is first imported, so they are set here."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def repository() -> pathlib.Path:
+  """The root of the checkout."""
+  return ROOT
+
+
+@pytest.fixture(scope='session')
+def real_data() -> pathlib.Path:
+  """The folder of real Sentinel-1/2 samples; skips where it is absent."""
+  path = pathlib.Path(os.environ.get('DEEPSENTINEL_DATA', ROOT.parent / 'shared' / 'data'))
+  if not (path / 'README.md').exists():
+    pytest.skip(f'real sample data not found at {path}; set DEEPSENTINEL_DATA to its folder')
+  return path
