@@ -1,6 +1,6 @@
 """The paper's resnet18 with no pretraining, then land cover (CORINE level 1).
 
-    python -m deepsentinel.main --config=configs/none_resnet18.py --workdir=runs/none_resnet18
+python -m deepsentinel.main --config=configs/none_resnet18.py --workdir=runs/none_resnet18
 """
 
 from configs import common

@@ -1,6 +1,6 @@
 """The paper's resnet18attn with no pretraining, then land cover (CORINE level 1).
 
-    python -m deepsentinel.main --config=configs/none_resnet18attn.py --workdir=runs/none_resnet18attn
+python -m deepsentinel.main --config=configs/none_resnet18attn.py --workdir=runs/none_resnet18attn
 """
 
 from configs import common

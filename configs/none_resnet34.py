@@ -1,6 +1,6 @@
 """The paper's resnet34 with no pretraining, then land cover (CORINE level 1).
 
-    python -m deepsentinel.main --config=configs/none_resnet34.py --workdir=runs/none_resnet34
+python -m deepsentinel.main --config=configs/none_resnet34.py --workdir=runs/none_resnet34
 """
 
 from configs import common

@@ -1,6 +1,6 @@
 """The main job at the size of a laptop: a small twin of ResNet18-Attn, Tile2Vec, then land cover.
 
-    python -m deepsentinel.main --config=configs/quickstart.py --workdir=runs/quickstart_t2v
+python -m deepsentinel.main --config=configs/quickstart.py --workdir=runs/quickstart_t2v
 """
 
 from configs import common

@@ -1,6 +1,6 @@
 """The paper's resnet18 with Tile2Vec pretraining, then land cover (CORINE level 1).
 
-    python -m deepsentinel.main --config=configs/t2v_resnet18.py --workdir=runs/t2v_resnet18
+python -m deepsentinel.main --config=configs/t2v_resnet18.py --workdir=runs/t2v_resnet18
 """
 
 from configs import common

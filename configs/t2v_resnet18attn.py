@@ -1,6 +1,6 @@
 """The paper's resnet18attn with Tile2Vec pretraining, then land cover (CORINE level 1).
 
-    python -m deepsentinel.main --config=configs/t2v_resnet18attn.py --workdir=runs/t2v_resnet18attn
+python -m deepsentinel.main --config=configs/t2v_resnet18attn.py --workdir=runs/t2v_resnet18attn
 """
 
 from configs import common

@@ -39,7 +39,9 @@ CORINE = (
   CorineClass(231, 'Pastures', (230, 230, 77)),
   CorineClass(241, 'Annual crops associated with permanent crops', (255, 230, 166)),
   CorineClass(242, 'Complex cultivation patterns', (255, 230, 77)),
-  CorineClass(243, 'Land principally occupied by agriculture, with significant areas of natural vegetation', (230, 204, 77)),
+  CorineClass(
+    243, 'Land principally occupied by agriculture, with significant areas of natural vegetation', (230, 204, 77)
+  ),
   CorineClass(244, 'Agro-forestry areas', (242, 204, 166)),
   CorineClass(311, 'Broad-leaved forest', (128, 255, 0)),
   CorineClass(312, 'Coniferous forest', (0, 166, 0)),
@@ -81,7 +83,7 @@ def level_classes(level: int) -> tuple[str, ...]:
     return tuple(str(code) for code in sorted({c.code // 10 for c in CORINE}))
   if level == 3:
     return tuple(c.name for c in CORINE)
-  raise ValueError(f'CORINE has levels 1, 2 and 3 (EEA numbering); found {level!r}. The paper\'s level 0 is level 1.')
+  raise ValueError(f"CORINE has levels 1, 2 and 3 (EEA numbering); found {level!r}. The paper's level 0 is level 1.")
 
 
 def level_colours(level: int) -> np.ndarray:
@@ -126,16 +128,42 @@ class OsmTheme:
 OSM_THEMES = (
   OsmTheme(0, 'building', {'building': ('*',)}, ('polygon',), (196, 64, 48)),
   OsmTheme(1, 'residential', {'landuse': ('residential',)}, ('polygon',), (222, 184, 176)),
-  OsmTheme(2, 'industrial', {'landuse': ('industrial', 'commercial', 'retail', 'port', 'railway')}, ('polygon',), (190, 120, 190)),
+  OsmTheme(
+    2,
+    'industrial',
+    {'landuse': ('industrial', 'commercial', 'retail', 'port', 'railway')},
+    ('polygon',),
+    (190, 120, 190),
+  ),
   OsmTheme(3, 'quarry', {'landuse': ('quarry', 'landfill')}, ('polygon',), (120, 70, 40)),
-  OsmTheme(4, 'major_road', {'highway': ('motorway', 'trunk', 'primary', 'secondary')}, ('line',), (240, 150, 20), 20.0),
-  OsmTheme(5, 'minor_road', {'highway': ('tertiary', 'unclassified', 'residential', 'service', 'track')}, ('line',), (250, 210, 120)),
+  OsmTheme(
+    4, 'major_road', {'highway': ('motorway', 'trunk', 'primary', 'secondary')}, ('line',), (240, 150, 20), 20.0
+  ),
+  OsmTheme(
+    5,
+    'minor_road',
+    {'highway': ('tertiary', 'unclassified', 'residential', 'service', 'track')},
+    ('line',),
+    (250, 210, 120),
+  ),
   OsmTheme(6, 'railway', {'railway': ('rail', 'light_rail', 'narrow_gauge')}, ('line',), (60, 60, 60)),
   OsmTheme(7, 'farmland', {'landuse': ('farmland', 'farmyard', 'orchard', 'vineyard')}, ('polygon',), (240, 230, 140)),
-  OsmTheme(8, 'grassland', {'landuse': ('meadow', 'grass'), 'natural': ('grassland', 'heath', 'scrub')}, ('polygon',), (180, 220, 120)),
+  OsmTheme(
+    8,
+    'grassland',
+    {'landuse': ('meadow', 'grass'), 'natural': ('grassland', 'heath', 'scrub')},
+    ('polygon',),
+    (180, 220, 120),
+  ),
   OsmTheme(9, 'forest', {'landuse': ('forest',), 'natural': ('wood',)}, ('polygon',), (40, 130, 50)),
   OsmTheme(10, 'wetland', {'natural': ('wetland',)}, ('polygon',), (150, 150, 230)),
-  OsmTheme(11, 'water', {'natural': ('water', 'bay'), 'landuse': ('reservoir', 'basin'), 'waterway': ('riverbank',)}, ('polygon',), (40, 120, 220)),
+  OsmTheme(
+    11,
+    'water',
+    {'natural': ('water', 'bay'), 'landuse': ('reservoir', 'basin'), 'waterway': ('riverbank',)},
+    ('polygon',),
+    (40, 120, 220),
+  ),
   OsmTheme(12, 'river', {'waterway': ('river', 'canal', 'stream')}, ('line',), (80, 160, 240)),
   OsmTheme(13, 'bare', {'natural': ('bare_rock', 'scree', 'sand', 'beach', 'glacier')}, ('polygon',), (200, 200, 190)),
   OsmTheme(14, 'place', {'place': ('city', 'town', 'village', 'hamlet')}, ('point',), (0, 0, 0)),

@@ -56,7 +56,7 @@ SCALARS = (
   ScalarField('s2_time', 'int64', -1, 'Sentinel-2 sensing start, seconds since 1970 UTC'),
   ScalarField('s1_time', 'int64', -1, 'Sentinel-1 sensing start, seconds since 1970 UTC'),
   ScalarField('s2_baseline', 'string', '', 'Sentinel-2 processing baseline, e.g. 05.09'),
-  ScalarField('s2_cloud_share', 'float32', float('nan'), 'cloud share of the patch or, failing that, its scene, 0 to 1'),
+  ScalarField('s2_cloud_share', 'float32', float('nan'), 'cloud share of the patch, or of its scene, 0 to 1'),
   ScalarField('s1_pass', 'string', '', "'ascending' or 'descending'"),
   ScalarField('s1_relative_orbit', 'int32', -1, 'Sentinel-1 relative orbit, 1 to 175'),
   ScalarField('s1_incidence_deg', 'float32', float('nan'), 'incidence angle at the patch centre, degrees'),

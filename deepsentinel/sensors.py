@@ -141,6 +141,33 @@ def to_db(values: np.ndarray, unit: str) -> np.ndarray:
   return np.where(np.isfinite(db), db, np.nan)
 
 
+def to_power(values: np.ndarray, unit: str) -> np.ndarray:
+  """Backscatter float64 [...] as power (linear sigma0 or gamma0), in which alone it may be averaged or resampled."""
+  values = np.asarray(values).astype(np.float64)
+  if unit == 'power':
+    return values
+  if unit == 'amplitude':
+    return values**2
+  return 10 ** (to_db(values, unit) / 10)
+
+
+def from_power(power: np.ndarray, unit: str) -> np.ndarray:
+  """Backscatter float64 [...] in `unit` (one of BACKSCATTER_UNITS) from power; NaN stays NaN."""
+  power = np.asarray(power).astype(np.float64)
+  if unit == 'power':
+    return power
+  if unit == 'amplitude':
+    return np.sqrt(power)
+  db = to_db(power, 'power')
+  if unit == 'db':
+    return db
+  if unit == 'db_x100':
+    return db * S1_SCALE
+  if unit == 'dn_20log10_minus83':
+    return 10 ** ((db + 83) / 20)
+  raise ValueError(f'Unknown backscatter unit {unit!r}. Known: {", ".join(BACKSCATTER_UNITS)}.')
+
+
 def store_backscatter(values: np.ndarray, unit: str, valid: np.ndarray | None = None) -> np.ndarray:
   """Sentinel-1 pixels in their storage form.
 

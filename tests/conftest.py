@@ -13,7 +13,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'agg')
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope='session')

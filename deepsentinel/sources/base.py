@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import affine
@@ -18,6 +18,20 @@ from deepsentinel import sensors
 def transformer(source_crs: int | str, target_crs: int | str) -> pyproj.Transformer:
   """pyproj transformer in x, y (lon, lat) order, made once a pair."""
   return pyproj.Transformer.from_crs(source_crs, target_crs, always_xy=True)
+
+
+def split_antimeridian(outline: shapely.Geometry) -> shapely.Geometry:
+  """A WGS84 outline whose longitudes may run past 180 degrees, as GeoJSON has it: cut there, within -180 to 180."""
+  west, _, east, _ = shapely.bounds(outline)
+  if west >= -180 and east <= 180:
+    return outline
+  parts = []
+  for turn in range(int(np.floor((west + 180) / 360)), int(np.floor((east + 180) / 360)) + 1):
+    strip = shapely.box(-180 + 360 * turn, -90, 180 + 360 * turn, 90)
+    part = shapely.transform(shapely.intersection(outline, strip), lambda xy, turn=turn: xy - [360 * turn, 0])
+    if part.area > 0:
+      parts.append(part)
+  return shapely.union_all(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +79,18 @@ class PatchGrid:
     centre = lon[0]
     lon = centre + (np.asarray(lon) - centre + 180) % 360 - 180
     return shapely.Polygon(np.column_stack([lon, lat]))
+
+  def bounds_in(self, crs: Any, pad_px: float = 1.0) -> list[tuple[float, float, float, float]]:
+    """Boxes (left, bottom, right, top) in `crs`, x and y in that order, that together hold the padded grid.
+
+    One box; two where `crs` is geographic and the grid lies across the antimeridian.
+    """
+    left, bottom, right, top = self.bounds
+    pad = pad_px * self.pixel_m
+    box = transformer(self.epsg, crs).transform_bounds(left - pad, bottom - pad, right + pad, top + pad, densify_pts=21)
+    if box[0] <= box[2]:
+      return [box]
+    return [(box[0], box[1], 180.0, box[3]), (-180.0, box[1], box[2], box[3])]
 
   def pixel_centres_lonlat(self) -> tuple[np.ndarray, np.ndarray]:
     """float64 [H, W] longitude and latitude of every pixel centre, degrees WGS84."""
@@ -140,6 +166,21 @@ class Place:
   grid: PatchGrid
   scenes: Mapping[str, Scene]
   classes: tuple[str, ...] = ()
+
+
+def scenes_that_meet(
+  scenes: Iterable[Scene],
+  sensor: str,
+  footprint: shapely.Geometry,
+  start: datetime.datetime,
+  end: datetime.datetime,
+) -> list[Scene]:
+  """Those of a list of scenes that ImagerySource.search has to return."""
+  footprint = split_antimeridian(footprint)
+  found = [
+    s for s in scenes if s.sensor == sensor and start <= s.time < end and shapely.intersects(s.footprint, footprint)
+  ]
+  return sorted(found, key=lambda s: (s.time, s.id))
 
 
 @runtime_checkable

@@ -1,0 +1,51 @@
+# Two commands do all the set-up: `make quickstart` and `make test`. Every path is relative, so that a clone in a folder
+# with a space in its name works.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT := quickstart
+
+.PHONY: help install quickstart real-data test lint format bench peers clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed ## make the environment (.venv) with the CPU set
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed requirements-test.txt
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@
+
+quickstart: .venv/installed ## the main job end to end on SyntheticEarth: corpus to report.html
+	PATH="$$PWD/$(BIN):$$PATH" bash launch/quickstart.sh $(OUT)
+
+real-data: .venv/installed ## the main job on the real samples in DEEPSENTINEL_DATA
+	PATH="$$PWD/$(BIN):$$PATH" bash launch/real_data.sh runs/real_data
+
+test: .venv/installed-test lint ## everything CI checks
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-test ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+peers: .venv/installed-test ## PyTorch (CPU), which some tests and benchmarks compare with
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+
+bench: .venv/installed-test ## the benchmarks, each beside its peer
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove what the quickstart and the tests made (not the environment)
+	rm -rf $(OUT) .cache .pytest_cache .ruff_cache .mypy_cache
