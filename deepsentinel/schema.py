@@ -30,7 +30,7 @@ def tensor_fields(spec: sensors.SensorSpec, patch_px: int, labelled: bool) -> di
   """Tensors of a record, by name, in the order in which they are written."""
   fields = []
   if spec.s2_bands:
-    shape = (patch_px, patch_px, len(spec.s2_bands))
+    shape: tuple[int, ...] = (patch_px, patch_px, len(spec.s2_bands))
     fields.append(TensorField('s2', shape, 'uint16', sensors.S2_NODATA, 'Sentinel-2 reflectance x 10,000'))
   if spec.s1_bands:
     shape = (patch_px, patch_px, len(spec.s1_bands))

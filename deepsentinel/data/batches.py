@@ -1,0 +1,274 @@
+"""Batches: first a plan of integers for the whole global batch, then the pixels of this process's part of it.
+
+The plan of a step (which records, which crops, which neighbours) is a function of the seed and the step alone. So the
+step is the whole state of the pipeline: a run that was killed goes on in the middle of an epoch with the very next
+example, on any number of processes and threads. Grain calls the two functions and reads ahead.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from deepsentinel.data import neighbours as neighbours_lib
+
+VIEWS = {'single': 1, 'labelled': 1, 'pair': 2, 'triplet': 3}
+_ENDLESS = 2**60  # steps
+_READ_AHEAD = 2  # batches; a triplet batch of 1,024 crops of 128 px is 1.4 GB
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Which crops a batch is made of: record number and upper-left pixel, int32 [B, V] each."""
+
+  index: np.ndarray
+  row: np.ndarray
+  col: np.ndarray
+
+  def part(self, process_index: int, process_count: int) -> 'Plan':
+    size = len(self.index) // process_count
+    own = slice(process_index * size, (process_index + 1) * size)
+    return Plan(self.index[own], self.row[own], self.col[own])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPlan:
+  """The plan of every step of a training run; see `training_batches` for the meaning of the fields."""
+
+  index: np.ndarray
+  views: str
+  batch_size: int
+  max_offset: int
+  seed: int
+  neighbours: neighbours_lib.NeighbourSampler | None
+
+  def __call__(self, step: int) -> Plan:
+    """The global batch of `step`, int32 [batch_size, V] each."""
+    rng = functools.partial(neighbours_lib.generator, self.seed, step=step)
+    anchor = self._anchors(step)  # [B]
+    columns = [anchor]
+    if self.views in ('pair', 'triplet'):
+      near = anchor if self.neighbours is None else self.neighbours.draw_neighbour(anchor, rng('neighbour'))
+      columns.append(near)
+    if self.views == 'triplet' and self.neighbours is not None:
+      columns.append(self.neighbours.draw_distant(anchor, rng('distant')))
+    index = self.index[np.stack(columns, axis=1)]  # [B, V]
+    row, col = rng('crop').integers(0, self.max_offset, (2, *index.shape), dtype=np.int32, endpoint=True)
+    return Plan(index, row, col)
+
+  def _anchors(self, step: int) -> np.ndarray:
+    """int64 [B] positions in `index`: every epoch is a permutation of all, and batches run on across its end."""
+    epoch, within = np.divmod(step * self.batch_size + np.arange(self.batch_size), len(self.index))
+    return np.concatenate([_order(self.seed, int(e), len(self.index))[within[epoch == e]] for e in np.unique(epoch)])
+
+
+def _order(seed: int, epoch: int, n: int) -> np.ndarray:
+  # Drawn again for every step: of 100,000 records it takes 1 to 2 ms, beside the reading of a batch.
+  return neighbours_lib.generator(seed, 'order', epoch).permutation(n)
+
+
+def steps_per_epoch(records: int, batch_size: int) -> float:
+  """Steps in which every record is an anchor once. Not a whole number where the batch does not divide the records."""
+  return records / batch_size
+
+
+def training_batches(
+  records,
+  *,
+  views: str,
+  batch_size: int,
+  crop_px: int,
+  seed: int,
+  start_step: int = 0,
+  index: Sequence[int] | np.ndarray | None = None,
+  neighbours: neighbours_lib.NeighbourSampler | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int = 4,
+  fields: Sequence[str] | None = None,
+) -> Iterator[Batch]:
+  """Endless batches of random crops: every record is the anchor once an epoch, in a new order each epoch.
+
+  Args:
+    records: a `records.RecordSet`.
+    views: 'single': one crop; 'labelled': one crop and its CORINE labels; 'pair': anchor and neighbour, or two crops
+      of one patch where `neighbours` is None; 'triplet': anchor, neighbour and distant patch.
+    batch_size: examples over all processes; each process gets batch_size / process_count of them (B).
+    crop_px: edge of a crop. Its row and column are drawn independently for every view.
+    seed: of the order, the crops and the neighbours.
+    start_step: the step of the first batch. Batch k of a run equals the first batch of a run from start_step=k.
+    index: record numbers to train on; None for all.
+    neighbours: sampler over the same records (over `index`, where given).
+    process_index, process_count: which part of each global batch to read. The batch does not depend on the count.
+    threads: batches read at one time, at most two; each is itself read on the record set's own threads.
+    fields: sensors to read, of 's2' and 's1'; None for all that the records hold.
+  Yields:
+    's2' uint16 [B, V, crop, crop, C2] and 's1' int16 [B, V, crop, crop, C1] in storage units; 'index', 'row', 'col'
+    int32 [B, V]; with views='labelled' also 'corine' uint8 [B, crop, crop].
+  Raises:
+    ValueError: unknown views; a crop larger than the patch; a batch that the processes do not divide; no records; no
+      labels for 'labelled'; no sampler, or one of other records, for 'triplet'.
+  """
+  if views not in VIEWS:
+    raise ValueError(f'Unknown views {views!r}. Known: {", ".join(VIEWS)}.')
+  index = _checked_index(records, index)
+  fields = _checked_fields(records, fields, labels=views == 'labelled')
+  _check_sizes(records, batch_size, crop_px, process_index, process_count)
+  if start_step < 0:
+    raise ValueError(f'start_step is {start_step}; the first step is 0.')
+  if views == 'triplet' and neighbours is None:
+    raise ValueError(
+      "views='triplet' needs a sampler: pass neighbours=NeighbourSampler.from_records(records.table, ...)."
+    )
+  if neighbours is not None and len(neighbours) != len(index):
+    raise ValueError(
+      f'The neighbour sampler covers {len(neighbours)} records, the batches {len(index)}. Build it from the same '
+      'record numbers: NeighbourSampler.from_records(records.table, index, ...).'
+    )
+  plan = TrainingPlan(index, views, batch_size, records.patch_px - crop_px, seed, neighbours)
+
+  def read(step: int) -> Batch:
+    return read_plan(records, plan(step).part(process_index, process_count), crop_px, fields)
+
+  return _prefetched(_ENDLESS, read, threads, start_step)
+
+
+def evaluation_batches(
+  records,
+  *,
+  batch_size: int,
+  crop_px: int,
+  index: Sequence[int] | np.ndarray | None = None,
+  fields: Sequence[str] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int = 4,
+) -> Iterator[Batch]:
+  """One pass over fixed crops that cover every patch, record after record: of 256 px, the four quadrants of 128.
+
+  Where the crop does not divide the patch, the last crop of a row or column is moved inwards and overlaps the one
+  before it; 'count' then holds only the pixels that no earlier crop has, so that every pixel counts exactly once.
+
+  Args:
+    records: a `records.RecordSet`.
+    batch_size: crops over all processes; each process gets batch_size / process_count of them (B).
+    crop_px: edge of a crop.
+    index: record numbers, in the order wanted; None for all.
+    fields: of 's2', 's1', 'corine' and 'osm'; None for the sensors and CORINE, as far as the records hold them.
+    process_index, process_count: which part of each global batch to read.
+    threads: batches read at one time, at most two.
+  Yields:
+    's2', 's1', 'index', 'row', 'col' as `training_batches` with V = 1; 'corine', 'osm' [B, crop, crop];
+    'mask' bool [B], False where the last batch is padded (with its first crop); 'count' bool [B, crop, crop], the
+    pixels to score, False throughout in padding.
+  Raises:
+    ValueError: as `training_batches`.
+  """
+  index = _checked_index(records, index)
+  fields = _checked_fields(records, fields, labels=fields is None and records.labelled)
+  _check_sizes(records, batch_size, crop_px, process_index, process_count)
+  starts, first_own = tiling(records.patch_px, crop_px)
+  tile_row, tile_col = (t.ravel() for t in np.meshgrid(np.arange(len(starts)), np.arange(len(starts)), indexing='ij'))
+  total = len(index) * len(tile_row)
+
+  def read(step: int) -> Batch:
+    wanted = step * batch_size + np.arange(batch_size)
+    mask = wanted < total
+    number, tile = np.divmod(np.where(mask, wanted, wanted[0]), len(tile_row))
+    own = slice(process_index * (batch_size // process_count), (process_index + 1) * (batch_size // process_count))
+    number, tile, mask = number[own], tile[own], mask[own]
+    row, col = tile_row[tile], tile_col[tile]
+    plan = Plan(index[number][:, None], starts[row][:, None], starts[col][:, None])  # [B, 1]
+    pixel = np.arange(crop_px)
+    count_row, count_col = (pixel >= first_own[t][:, None] for t in (row, col))  # [B, crop]
+    batch = read_plan(records, plan, crop_px, fields)
+    batch['mask'] = mask
+    batch['count'] = mask[:, None, None] & count_row[:, :, None] & count_col[:, None, :]
+    return batch
+
+  return _prefetched(-(-total // batch_size), read, threads)
+
+
+def crops_per_patch(patch_px: int, crop_px: int) -> int:
+  """Crops that `evaluation_batches` takes of each patch."""
+  return (-(-patch_px // crop_px)) ** 2
+
+
+def tiling(patch_px: int, crop_px: int) -> tuple[np.ndarray, np.ndarray]:
+  """Crops that cover a patch along one axis.
+
+  Returns:
+    starts int32 [T], first pixel of each crop; first_own int32 [T], the first pixel within the crop that no earlier
+    crop has.
+  """
+  wanted = np.arange(0, patch_px, crop_px, dtype=np.int32)
+  starts = np.minimum(wanted, patch_px - crop_px).astype(np.int32)
+  return starts, wanted - starts
+
+
+def read_plan(records, plan: Plan, crop_px: int, fields: Sequence[str]) -> Batch:
+  """The pixels of a plan: sensors as [B, V, crop, crop, C], labels as [B, crop, crop] of the first view."""
+  views = plan.index.shape[1]
+  batch = {'index': plan.index, 'row': plan.row, 'col': plan.col}
+  for field in fields:
+    if records.fields[field].shape[2:]:
+      flat = [part.reshape(-1) for part in (plan.index, plan.row, plan.col)]
+      pixels = records.read_crops(field, *flat, crop_px)  # [B * V, crop, crop, C]
+      batch[field] = pixels.reshape(-1, views, *pixels.shape[1:])
+    else:
+      batch[field] = records.read_crops(field, plan.index[:, 0], plan.row[:, 0], plan.col[:, 0], crop_px)
+  return batch
+
+
+def _prefetched(steps: int, read, threads: int, start_step: int = 0) -> Iterator[Batch]:
+  import grain  # here, because grain imports JAX wherever JAX is installed
+
+  parallel = max(1, min(threads, _READ_AHEAD))
+  options = grain.ReadOptions(num_threads=parallel, prefetch_buffer_size=_READ_AHEAD)
+  iterator = iter(grain.MapDataset.range(steps).map(read).to_iter_dataset(options))
+  iterator.set_state({'next_index': start_step})
+  return iterator
+
+
+def _checked_index(records, index: Sequence[int] | np.ndarray | None) -> np.ndarray:
+  found = np.arange(len(records), dtype=np.int32) if index is None else np.asarray(index)
+  if found.size == 0:
+    raise ValueError(
+      f'No records to read: split {records.split!r} of {records.directory} holds {len(records)}, '
+      'and the subset asked for is empty.'
+    )
+  if found.ndim != 1 or found.dtype.kind not in 'iu':
+    raise ValueError(f'index is a list of record numbers; found {found.dtype} {found.shape}.')
+  if found.min() < 0 or found.max() >= len(records):
+    raise ValueError(f'index holds record numbers {found.min()} to {found.max()}; allowed are 0 to {len(records) - 1}.')
+  return found.astype(np.int32)
+
+
+def _checked_fields(records, fields: Sequence[str] | None, labels: bool) -> tuple[str, ...]:
+  found = tuple(f for f in ('s2', 's1') if f in records.fields) if fields is None else tuple(fields)
+  if labels and 'corine' not in found:
+    found += ('corine',)
+  missing = [f for f in found if f not in records.fields]
+  if missing:
+    hint = ' Labels are in the record sets of deepsentinel_labelled.' if 'corine' in missing else ''
+    raise ValueError(f'{records.directory} has no {", ".join(missing)}; it has {", ".join(records.fields)}.{hint}')
+  return found
+
+
+def _check_sizes(records, batch_size: int, crop_px: int, process_index: int, process_count: int) -> None:
+  if not 0 < crop_px <= records.patch_px:
+    raise ValueError(
+      f'crop_px={crop_px} does not fit the patches of {records.patch_px} px. '
+      f'Set --config.data.crop_px to {records.patch_px} or less.'
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(f'process_index={process_index} is not one of {process_count} processes.')
+  if batch_size < 1 or batch_size % process_count:
+    below = max(batch_size // process_count, 0) * process_count
+    nearest = ', '.join(str(b) for b in (below, below + process_count) if b > 0)
+    raise ValueError(
+      f'Batch size {batch_size} does not divide over {process_count} processes; nearest that do: {nearest}.'
+    )

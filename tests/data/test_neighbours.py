@@ -1,0 +1,304 @@
+import math
+
+import numpy as np
+import pyproj
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepsentinel.data import neighbours
+from tests.data.memory_records import MemoryRecords
+
+GEOD = pyproj.Geod(ellps='WGS84')
+# Clusters where longitude and latitude behave badly, so that random points have neighbours there.
+LON = st.one_of(st.floats(-180, 180), st.sampled_from([-180.0, 180.0, 179.99, -179.99, 0.0]), st.floats(-0.5, 0.5))
+LAT = st.one_of(st.floats(-90, 90), st.sampled_from([90.0, -90.0, 89.9, -89.9, 0.0]), st.floats(-0.5, 0.5))
+POINTS = st.lists(st.tuples(LON, LAT), max_size=25).map(lambda p: np.array(p, float).reshape(-1, 2).T)
+
+
+def brute_force(lon, lat):
+  """[N, N] geodesic distances in km, infinite on the diagonal."""
+  a, b = np.meshgrid(np.arange(len(lon)), np.arange(len(lon)), indexing='ij')
+  distance = np.array(GEOD.inv(lon[a].ravel(), lat[a].ravel(), lon[b].ravel(), lat[b].ravel())[2]) / 1000
+  distance = distance.reshape(a.shape)
+  np.fill_diagonal(distance, np.inf)
+  return distance
+
+
+def row(table, i):
+  part = slice(table.offsets[i], table.offsets[i + 1])
+  return table.index[part], table.distance_km[part]
+
+
+@settings(max_examples=150, deadline=None)
+@given(POINTS, st.sampled_from([0.0, 1.0, 60.0, 111.195, 2000.0, 25_000.0]))
+def test_table_is_what_every_pair_measured_gives(points, radius_km):
+  lon, lat = points
+  table = neighbours.nearest_neighbours(lon, lat, max_distance_km=radius_km)
+  distance = brute_force(lon, lat) if len(lon) else np.zeros((0, 0))
+  assert len(table) == len(lon)
+  for i in range(len(lon)):
+    index, found = row(table, i)
+    expected = np.flatnonzero(distance[i] <= radius_km)
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_allclose(found, distance[i, expected], rtol=1e-6, atol=1e-6)
+    assert table.nearest_km[i] == (found.min() if len(found) else np.inf)
+
+
+@settings(max_examples=80, deadline=None)
+@given(POINTS)
+def test_mean_nearest_distance_is_what_every_pair_measured_gives(points):
+  lon, lat = points
+  if len(lon) < 2:
+    assert math.isnan(neighbours.mean_nearest_neighbour_km(lon, lat))
+  else:
+    expected = brute_force(lon, lat).min(axis=1).mean()
+    assert neighbours.mean_nearest_neighbour_km(lon, lat) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(POINTS, POINTS, st.sampled_from([0.0, 3.7, 300.0, 21_000.0]))
+def test_exclude_near_is_what_every_pair_measured_gives(points, held, km):
+  keep = neighbours.exclude_near(*points, *held, km)
+  expected = [not any(GEOD.inv(lon, lat, x, y)[2] <= km * 1000 for x, y in held.T) for lon, lat in points.T]
+  assert keep.tolist() == expected
+
+
+def test_across_the_antimeridian_and_over_the_pole():
+  # 0.2 degrees of longitude on the equator: 0.2 * pi / 180 * 6378.137 km; 0.2 degrees over the pole: 2 * 11.169 km.
+  table = neighbours.nearest_neighbours([179.9, -179.9], [0.0, 0.0])
+  assert row(table, 0)[0].tolist() == [1]
+  assert table.distance_km[0] == pytest.approx(0.2 * math.pi / 180 * 6378.137, rel=1e-6)
+  table = neighbours.nearest_neighbours([10.0, -170.0], [89.9, 89.9])
+  assert table.distance_km[0] == pytest.approx(2 * 11.1694, rel=1e-4)
+
+
+def test_duplicates_are_neighbours_of_each_other_but_never_of_themselves():
+  table = neighbours.nearest_neighbours([5.0, 5.0, 5.0], [45.0, 45.0, 45.0])
+  assert [row(table, i)[0].tolist() for i in range(3)] == [[1, 2], [0, 2], [0, 1]]
+  assert table.nearest_km.tolist() == [0, 0, 0]
+
+
+def test_one_point_has_no_neighbour_and_no_mean():
+  table = neighbours.nearest_neighbours([5.0], [45.0])
+  assert (len(table), len(table.index), table.nearest_km.tolist()) == (1, 0, [np.inf])
+  assert math.isnan(table.mean_nearest_km)
+
+
+@pytest.mark.parametrize(
+  ('lon', 'lat', 'message'),
+  [
+    ([0, np.nan], [0, 0], 'Point 1 has longitude nan'),
+    ([0, 0], [0, 91], 'Point 1 has latitude 91'),
+    ([200, 0], [0, 0], 'Point 0 has longitude 200.*-180 to 180'),
+    ([0, 0], [0], r'one length; found \(2,\) and \(1,\)'),
+  ],
+)
+def test_bad_coordinates_are_named(lon, lat, message):
+  with pytest.raises(ValueError, match=message):
+    neighbours.nearest_neighbours(lon, lat)
+
+
+def test_a_table_too_large_for_memory_is_refused(monkeypatch):
+  monkeypatch.setattr(neighbours, '_MAX_PAIRS', 5)
+  with pytest.raises(ValueError, match=r'4 points have 12 pairs within max_distance_km=50.*smaller'):
+    neighbours.nearest_neighbours(np.zeros(4), np.zeros(4), max_distance_km=50)
+
+
+# Five points on the equator and a sixth far away. 0.1 degrees of longitude are 11.1319 km.
+LINE_LON = np.array([0.0, 0.1, 0.3, 0.6, 5.0, 60.0])
+LINE_LAT = np.zeros(6)
+DEGREE = math.pi / 180 * 6378.137
+
+
+def line_sampler(**kwargs):
+  return neighbours.NeighbourSampler.from_points(LINE_LON, LINE_LAT, **kwargs)
+
+
+def chi_square(drawn, probability):
+  """p-value of draws against the probabilities of ids; ids of probability 0 must not occur."""
+  seen = np.bincount(drawn, minlength=len(probability))
+  possible = probability > 0
+  assert seen[~possible].sum() == 0
+  return scipy.stats.chisquare(seen[possible], probability[possible] * len(drawn)).pvalue
+
+
+@pytest.mark.parametrize('law', ['near', 'uniform', 'literal'])
+def test_neighbours_are_drawn_by_the_law(law):
+  # Neighbours of point 0 within 111 km: 1, 2, 3, at 0.1, 0.3 and 0.6 degrees.
+  sampler = line_sampler(law=law, scale_km=20.0)
+  distance = np.array([0.1, 0.3, 0.6]) * DEGREE
+  weight = {'near': np.exp(-distance / 20), 'uniform': np.ones(3), 'literal': np.exp(distance)}[law]
+  probability = np.concatenate([[0], weight / weight.sum(), [0, 0]])
+  drawn = sampler.draw_neighbour(np.zeros(40_000, int), neighbours.generator(0, 'test', 0))
+  if law == 'literal':  # the farthest, all but surely: exp(-33) is left for the others
+    assert (drawn == 3).all()
+  else:
+    assert chi_square(drawn, probability) > 1e-3
+  part = slice(sampler.table.offsets[0], sampler.table.offsets[1])
+  np.testing.assert_allclose(sampler.probability[part], probability[1:4], rtol=1e-5)
+
+
+def test_the_literal_law_survives_distances_whose_exponential_overflows():
+  # Distances of 2,000 km and more: exp would be infinite.
+  sampler = neighbours.NeighbourSampler.from_points([0, 20, 30, 120], np.zeros(4), law='literal', max_distance_km=4000)
+  assert np.isfinite(sampler.probability).all()
+  assert (sampler.draw_neighbour(np.zeros(50, int), neighbours.generator(0, 'test', 0)) == 2).all()
+
+
+def test_every_anchor_draws_among_its_own_neighbours():
+  rng = np.random.default_rng(0)
+  lon, lat = rng.uniform(0, 6, 300), rng.uniform(40, 46, 300)
+  table = neighbours.nearest_neighbours(lon, lat, max_distance_km=60)
+  sampler = neighbours.NeighbourSampler.from_points(lon, lat, max_distance_km=60)
+  anchor = np.tile(np.arange(300), 20)
+  near = sampler.draw_neighbour(anchor, neighbours.generator(0, 'near', 0))
+  far = sampler.draw_distant(anchor, neighbours.generator(0, 'far', 0))
+  for a, n, f in zip(anchor, near, far, strict=True):
+    own = row(table, a)[0]
+    assert n in own if len(own) else n == a
+    assert f != a
+    assert f not in own
+
+
+@settings(max_examples=60, deadline=None)
+@given(POINTS, st.sampled_from([0.0, 60.0, 2000.0]), st.integers(0, 2**31))
+def test_distant_is_never_the_anchor_nor_a_neighbour(points, radius_km, seed):
+  lon, lat = points
+  distance = brute_force(lon, lat) if len(lon) else np.zeros((0, 0))
+  try:
+    sampler = neighbours.NeighbourSampler.from_points(lon, lat, max_distance_km=radius_km)
+  except ValueError:
+    assert len(lon) < 2 or any((distance[i] <= radius_km).sum() == len(lon) - 1 for i in range(len(lon)))
+    return
+  anchor = np.arange(len(lon))
+  far = sampler.draw_distant(anchor, neighbours.generator(seed, 'far', 0))
+  assert (distance[anchor, far][far != anchor] > radius_km).all()
+  assert (far != anchor).all()
+
+
+def test_distant_is_uniform_over_all_that_are_no_neighbours():
+  # Of point 1 the neighbours are 0, 2, 3: distant ones are 4 and 5. Point 5 has no neighbour: all others are distant.
+  sampler = line_sampler()
+  drawn = sampler.draw_distant(np.full(20_000, 1), neighbours.generator(0, 'test', 0))
+  assert chi_square(drawn, np.array([0, 0, 0, 0, 0.5, 0.5])) > 1e-3
+  drawn = sampler.draw_distant(np.full(20_000, 5), neighbours.generator(0, 'test', 1))
+  assert chi_square(drawn, np.array([0.2] * 5 + [0])) > 1e-3
+
+
+def test_an_anchor_without_neighbour_gets_itself():
+  sampler = line_sampler()
+  assert sampler.draw_neighbour(np.array([5, 4]), neighbours.generator(0, 'test', 0)).tolist() == [5, 4]
+  assert sampler.realised()['without_neighbour'] == pytest.approx(2 / 6)
+  nobody = line_sampler(max_distance_km=1.0)
+  assert nobody.draw_neighbour(np.arange(6), neighbours.generator(0, 'test', 0)).tolist() == list(range(6))
+
+
+def test_same_patch_draws_the_anchor_and_keeps_distant_beyond_the_radius():
+  sampler = line_sampler(law='same_patch')
+  anchor = np.arange(6).repeat(50)
+  assert (sampler.draw_neighbour(anchor, neighbours.generator(0, 'test', 0)) == anchor).all()
+  far = sampler.draw_distant(anchor, neighbours.generator(0, 'test', 0))
+  assert set(far[anchor == 0]) == {4, 5}
+  assert sampler.realised()['mean_km'] == 0
+
+
+def test_other_acquisition_draws_from_another_pass_where_there_is_one():
+  hour = 3600
+  # 0 and 1 were sensed in one pass as two tiles; 2 five days later; 3 in the next orbit; 4 and 5 alone.
+  time = [0, hour // 60, 120 * hour, 100 * 60, 0, 0]
+  sampler = line_sampler(law='other_acquisition', scale_km=20.0, time=time, scene=['a', 'b', 'c', 'd', 'e', 'f'])
+  drawn = sampler.draw_neighbour(np.zeros(20_000, int), neighbours.generator(0, 'test', 0))
+  weight = np.exp(-np.array([0.3, 0.6]) * DEGREE / 20)
+  probability = np.concatenate([[0, 0], weight / weight.sum(), [0, 0]])
+  assert chi_square(drawn, probability) > 1e-3
+  assert sampler.realised()['same_acquisition'] == 0
+  # All of one pass: no other to draw from, so the nearest of the same.
+  sampler = line_sampler(law='other_acquisition', scale_km=0.0, time=np.zeros(6))
+  assert sampler.draw_neighbour(np.array([0, 3]), neighbours.generator(0, 'test', 0)).tolist() == [1, 2]
+  assert sampler.realised()['same_acquisition'] == 1
+
+
+def test_other_acquisition_needs_times_or_scenes():
+  with pytest.raises(ValueError, match=r"needs scene ids or sensing times.*'near'"):
+    line_sampler(law='other_acquisition')
+
+
+def test_realised_is_the_mean_of_many_draws():
+  time = np.array([0, 0, 1, 1, 0, 0]) * 1_000_000
+  sampler = line_sampler(scale_km=20.0, time=time)
+  anchor = np.arange(4).repeat(20_000)  # those that have neighbours
+  drawn = sampler.draw_neighbour(anchor, neighbours.generator(0, 'test', 0))
+  realised = sampler.realised()
+  distance = np.abs(LINE_LON[anchor] - LINE_LON[drawn]) * DEGREE
+  assert realised['mean_km'] == pytest.approx(distance.mean(), abs=5 * distance.std() / np.sqrt(len(anchor)))
+  assert realised['same_acquisition'] == pytest.approx((time[anchor] == time[drawn]).mean(), abs=0.01)
+  assert realised['mean_neighbours'] == pytest.approx(12 / 6)
+
+
+def test_scale_auto_is_the_mean_distance_to_the_nearest():
+  # Nearest of 0, 1, 2, 3: 0.1, 0.1, 0.2, 0.3 degrees; 4 and 5 have none within the radius.
+  assert line_sampler().scale_km == pytest.approx(0.7 / 4 * DEGREE, rel=1e-6)
+  assert line_sampler(scale_km='2.5').scale_km == 2.5
+
+
+def test_draws_depend_on_seed_stream_and_step_alone():
+  sampler = line_sampler(scale_km=50.0)
+  anchor = np.arange(6).repeat(30)
+
+  def draw(*key):
+    return sampler.draw_neighbour(anchor, neighbours.generator(*key)).tolist()
+
+  assert draw(3, 'neighbour', 7) == draw(3, 'neighbour', 7)
+  assert (
+    len({tuple(draw(*k)) for k in [(3, 'neighbour', 7), (4, 'neighbour', 7), (3, 'x', 7), (3, 'neighbour', 8)]}) == 4
+  )
+
+
+def test_everyone_a_neighbour_names_the_setting_and_a_radius_that_works():
+  lon, lat = np.array([0.0, 0.1, 0.3]), np.zeros(3)
+  with pytest.raises(ValueError, match=r'Every patch has all others within max_distance_km=111.195') as error:
+    neighbours.NeighbourSampler.from_points(lon, lat)
+  # The farthest from the middle one is at 0.2 degrees, 22.26 km.
+  assert '--config.pretrain.tile2vec.max_distance_km below 22.26' in str(error.value)
+  neighbours.NeighbourSampler.from_points(lon, lat, max_distance_km=22.2)
+  with pytest.raises(ValueError, match=r'1 of 3 patches \(first: 1\) have all others'):
+    neighbours.NeighbourSampler.from_points(lon, lat, max_distance_km=25)
+  with pytest.raises(ValueError, match=r'at least two patches.*found 1'):
+    neighbours.NeighbourSampler.from_points([0.0], [0.0])
+  with pytest.raises(ValueError, match=r'Use a corpus that covers more ground'):
+    neighbours.NeighbourSampler.from_points([0.0, 0.0], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'message'),
+  [
+    ({'law': 'nearest'}, "Unknown neighbour law 'nearest'. Known: near, literal"),
+    ({'scale_km': 'automatic'}, "neighbour_scale_km is 'automatic'; allowed are 'auto'"),
+    ({'scale_km': -1}, 'neighbour_scale_km is -1'),
+    ({'max_distance_km': -1}, 'max_distance_km is -1'),
+  ],
+)
+def test_bad_settings_are_named(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    line_sampler(**kwargs)
+
+
+def test_from_records_takes_places_and_times_from_the_table():
+  records = MemoryRecords(count=6, lon_deg=LINE_LON, lat_deg=LINE_LAT)
+  records.table['s1_time'] = [0, 0, 10**6, 10**6, 0, 0]
+  sampler = neighbours.NeighbourSampler.from_records(records.table, np.array([0, 1, 5]))
+  assert sampler.table.index.tolist() == [1, 0]
+  assert sampler.realised()['same_acquisition'] == 1
+
+
+def test_a_hundred_thousand_points_are_tabulated_as_theory_has_them():
+  # A Poisson process of density d has mean nearest distance 1 / (2 sqrt(d)) and d * pi * r**2 neighbours within r.
+  rng = np.random.default_rng(0)
+  n, area_km2 = 100_000, 510.066e6
+  lon, lat = rng.uniform(-180, 180, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
+  table = neighbours.nearest_neighbours(lon, lat, max_distance_km=50)
+  assert table.mean_nearest_km < 50
+  assert neighbours.mean_nearest_neighbour_km(lon, lat) == pytest.approx(0.5 * math.sqrt(area_km2 / n), rel=0.01)
+  assert table.counts.mean() == pytest.approx(n / area_km2 * math.pi * 50**2, rel=0.02)
