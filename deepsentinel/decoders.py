@@ -1,0 +1,67 @@
+"""The deconvolution header: a feature map back to pixels (paper, Tables 3 and 8)."""
+
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from deepsentinel.encoders import base
+
+_KERNEL = nn.initializers.he_normal()
+# Pixels on either side that the two 3x3 convolutions of each up-block add: at 8, 4, 2 and 1 pixels a step.
+HEADER_REACH_PX = 2 * (8 + 4 + 2 + 1)
+
+
+class UpBlock(nn.Module):
+  """Transposed convolution 2x2 / 2, then twice 3x3 convolution, batch norm, ReLU; biases everywhere."""
+
+  channels: int
+  norm: Any
+  dtype: Any
+
+  operation: ClassVar[str] = 'UpBlockx1 (Table 3)'
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    # [B, H, W, C] -> [B, 2H, 2W, channels]
+    x = nn.ConvTranspose(
+      self.channels, (2, 2), strides=(2, 2), padding='VALID', kernel_init=_KERNEL, dtype=self.dtype, name='DeConv1'
+    )(x)
+    for i in (1, 2):
+      x = nn.Conv(
+        self.channels, (3, 3), padding=((1, 1), (1, 1)), kernel_init=_KERNEL, dtype=self.dtype, name=f'Conv{i}'
+      )(x)
+      x = self.norm(name=f'BatchNorm{i}')(x)
+      x = base.Relu(name=f'ReLu{i}')(x)
+    return x
+
+
+class DeconvolutionHeader(nn.Module):
+  """Four up-blocks and a 1x1 convolution: 16 times the resolution of the feature map.
+
+  Attributes:
+    classes: K, the output channels.
+    width: channels of the first up-block, halved by each next one; 0 takes half of the feature map's (paper: 256).
+    norm: partial of nn.BatchNorm.
+    dtype: of the arithmetic.
+  """
+
+  classes: int
+  width: int = 0
+  norm: Any = base.BATCH_NORM
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, feature_map: Array, *, train: bool) -> Array:
+    """Logits f32[B, 16 h, 16 w, K] of a feature map f32[B, h, w, F]."""
+    width = self.width or feature_map.shape[-1] // 2
+    if width < 8:
+      raise ValueError(f'The header halves its width three times, so it must be 8 or more; found {width}.')
+    norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
+    x = feature_map
+    for i in range(4):
+      x = UpBlock(width // 2**i, norm, self.dtype, name=f'Layer{i + 1}')(x)
+    # [B, 16 h, 16 w, width / 8] -> [B, 16 h, 16 w, K]
+    return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name='Conv1')(x).astype(jnp.float32)

@@ -1,0 +1,92 @@
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from deepsentinel import describe
+
+# The paper's Tables 5 to 8, with FACTS' two corrections (Layer1, the header's shapes).
+PAPER = {'resnet18': '11,211,008', 'resnet34': '21,319,168', 'resnet18attn': '11,621,570'}
+RESNET18_ROWS = """
+Conv1       [B, 64, 64, 64]      43,904
+BatchNorm1  [B, 64, 64, 64]         128
+ReLu1       [B, 64, 64, 64]           0
+Layer1      [B, 64, 64, 64]     147,968
+Layer2      [B, 128, 32, 32]    525,568
+Layer3      [B, 256, 16, 16]  2,099,712
+Layer4      [B, 512, 8, 8]    8,393,728
+"""
+HEADER_ROWS = """
+Layer1  [B, 256, 16, 16]    1,705,728
+Layer2  [B, 128, 32, 32]      426,880
+Layer3  [B, 64, 64, 64]       106,944
+Layer4  [B, 32, 128, 128]      26,848
+Conv1   [B, 7, 128, 128]          231
+"""
+
+
+def config(name):
+  return importlib.import_module(f'configs.{name}').get_config()
+
+
+def rows_of(table):
+  """Layer, shape and parameters of a rendered plain-text table."""
+  return {m[1]: (m[2], m[3]) for m in re.finditer(r'^(\w+) .*(\[B[^\]]*\])\s+([\d,]+)$', table, re.MULTILINE)}
+
+
+def expected(text):
+  return {m[1]: (m[2], m[3]) for m in re.finditer(r'^(\w+) +(\[.*\]) +([\d,]+)$', text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize('name', sorted(PAPER))
+def test_totals_are_the_papers(name):
+  text = describe.describe(config(f't2v_{name}'), classes=7)
+  tables = text.split('\n\n')
+  encoder = next(t for t in tables if re.match(rf'Table [567]: {name}$', t.splitlines()[0]))
+  header = next(t for t in tables if t.startswith('Table 8'))
+  assert encoder.splitlines()[-1].split() == ['Trainable', 'parameters:', PAPER[name]]
+  assert header.splitlines()[-1].split() == ['Trainable', 'parameters:', '2,266,631']
+  assert rows_of(header) == expected(HEADER_ROWS)
+  if name == 'resnet18':
+    assert rows_of(encoder).items() >= expected(RESNET18_ROWS).items()
+  if name == 'resnet18attn':
+    assert rows_of(encoder)['Attn1'] == ('[B, 256, 16, 16]', '82,241')
+    assert re.search(r'^Sum1 +\[Attn1, Layer3\] +Sum ', encoder, re.MULTILINE)
+    assert re.search(r'^Layer4 +Sum1 ', encoder, re.MULTILINE)
+  assert ('Table 4' in text) == (name == 'resnet18attn')
+  assert [t[:7] for t in tables] == sorted(t[:7] for t in tables)
+
+
+def test_the_target_gives_the_classes_and_rows_align():
+  text = describe.describe(config('quickstart'))
+  assert 'deconvolution header, 5 classes' in text
+  assert 'resnet18attn, width 16' in text
+  for table in text.split('\n\n'):
+    assert len({len(line) for line in table.splitlines()[1:]}) == 1
+
+
+def test_markdown_has_a_rule_and_as_many_cells_in_every_row():
+  table = describe.describe(config('none_resnet18'), markdown=True).split('**Table 5')[1].split('Trainable')[0]
+  lines = [line for line in table.splitlines() if line.startswith('|')]
+  assert re.fullmatch(r'\|(-+\|){4}-+:\|', lines[1])
+  assert {line.count('|') for line in lines} == {6}
+
+
+def test_an_unknown_encoder_and_target_are_named():
+  wrong = config('quickstart')
+  wrong.encoder.name = 'resnet19'
+  with pytest.raises(ValueError, match=r"Unknown encoder 'resnet19'. Known: resnet18, resnet18attn, resnet34"):
+    describe.describe(wrong)
+  wrong = config('quickstart')
+  wrong.finetune.target = 'osm'
+  with pytest.raises(ValueError, match=r"Unknown finetune.target 'osm'"):
+    describe.describe(wrong)
+
+
+def test_the_command(repository):
+  command = [sys.executable, '-m', 'deepsentinel.describe', '--config=configs/t2v_resnet18attn.py', '--classes=7']
+  done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
+  assert 'Table 7: resnet18attn' in done.stdout
+  assert '11,621,570' in done.stdout
