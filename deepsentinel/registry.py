@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 _KNOWN: dict[str, dict[str, str]] = {
@@ -33,7 +35,13 @@ def known(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-  """The class registered as `name`; ValueError lists the known names and the closest one."""
+  """The class registered as `name`, or the one that 'package.module:Class' spells out (a user's own).
+
+  Raises:
+    ValueError: unknown name (lists the known ones and the closest), or no such module or class.
+  """
+  if ':' in str(name):
+    return _spelled_out(kind, str(name))
   try:
     module, attribute = _KNOWN[kind][name].split(':')
   except KeyError:
@@ -41,3 +49,33 @@ def load(kind: str, name: str) -> Any:
     hint = f' Did you mean {close[0]!r}?' if close else ''
     raise ValueError(f'Unknown {kind} {name!r}. Known: {", ".join(known(kind))}.{hint}') from None
   return getattr(importlib.import_module(module), attribute)
+
+
+def _spelled_out(kind: str, name: str) -> Any:
+  module, _, attribute = name.partition(':')
+  try:
+    found = importlib.import_module(module)
+  except ModuleNotFoundError as e:
+    raise ValueError(
+      f'{kind} {name!r}: {e}. Give an importable module and a class in it, as package.module:Class, '
+      f'or one of {", ".join(known(kind))}.'
+    ) from e
+  if not hasattr(found, attribute):
+    raise ValueError(f'{kind} {name!r}: module {module} has no {attribute!r}.')
+  return getattr(found, attribute)
+
+
+def build(kind: str, section: Mapping[str, Any]) -> Any:
+  """An instance from a config section: its `name`, and the rest as keyword arguments.
+
+  Raises:
+    ValueError: unknown name, or an argument the class does not take (lists those it takes).
+  """
+  arguments = {key: value for key, value in section.items() if key != 'name'}
+  cls = load(kind, section['name'])
+  try:
+    inspect.signature(cls).bind(**arguments)
+  except TypeError as e:
+    takes = ', '.join(map(str, inspect.signature(cls).parameters.values())) or 'none'
+    raise ValueError(f'{kind} {section["name"]!r}: {e}. Its arguments: {takes}.') from None
+  return cls(**arguments)

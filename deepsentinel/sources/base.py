@@ -13,6 +13,9 @@ import shapely
 
 from deepsentinel import sensors
 
+# For images of which no one wrote down when they were taken: its timestamp is -1, the records' missing value.
+UNKNOWN_TIME = datetime.datetime(1969, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+
 
 @functools.lru_cache(maxsize=256)
 def transformer(source_crs: int | str, target_crs: int | str) -> pyproj.Transformer:
