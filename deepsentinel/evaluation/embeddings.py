@@ -1,0 +1,75 @@
+"""One vector a patch: a frozen encoder's embedding, and the plain band statistics that it has to beat."""
+
+import functools
+
+import jax
+import numpy as np
+import tqdm
+
+from deepsentinel import sensors
+from deepsentinel.data import batches
+from deepsentinel.data.records import RecordSet
+from deepsentinel.train import inputs
+from deepsentinel.train.trained import Trained
+
+
+def patch_embeddings(
+  trained: Trained, records: RecordSet, *, batch_size: int = 32, progress: bool = True
+) -> np.ndarray:
+  """The mean embedding of the fixed crops that cover each patch.
+
+  Args:
+    trained: from `train.checkpoint.load_trained`.
+    records: whose sensor contract the checkpoint accepts.
+  Returns:
+    float32 [N, E], row i of record i.
+  Raises:
+    ValueError: the checkpoint was not trained for these bands (`SensorSpec.require`).
+  """
+  trained.spec.require(records.spec, subsets=trained.subsets)
+  prepare = jax.jit(
+    functools.partial(
+      inputs.Prepare(
+        records=records.spec,
+        bands=trained.bands,
+        mean=tuple(trained.statistics['mean']),
+        std=tuple(trained.statistics['std']),
+        seed=0,
+      ),
+      train=False,
+    )
+  )
+  crop_px = min(trained.crop_px, records.patch_px)
+  total = len(records) * batches.crops_per_patch(records.patch_px, crop_px)
+  rows: dict[int, list[np.ndarray]] = {}
+  fields = [f for f in ('s2', 's1') if f in records.fields]
+  with tqdm.tqdm(total=total, desc='Embedding', unit=' crops', disable=not progress) as bar:
+    for batch in batches.evaluation_batches(records, batch_size=batch_size, crop_px=crop_px, fields=fields):
+      prepared = prepare({f: batch[f] for f in fields}, 0)
+      output = trained.encode(prepared['images'][:, 0], prepared['present'][:, 0])
+      embedding = np.asarray(output.embedding, np.float64)[batch['mask']]
+      for number, vector in zip(batch['index'][batch['mask'], 0], embedding, strict=True):
+        rows.setdefault(int(number), []).append(vector)
+      bar.update(len(embedding))
+  return np.stack([np.mean(rows[i], axis=0) for i in range(len(records))]).astype(np.float32)
+
+
+def band_features(records: RecordSet) -> np.ndarray:
+  """Mean and standard deviation of every band over a patch's valid pixels: the baseline without a network.
+
+  Returns:
+    float32 [N, 2 C], each column standardised over the patches; 0 where a patch has no valid pixel of a band.
+  """
+  parts = []
+  for field, nodata in (('s2', sensors.S2_NODATA), ('s1', sensors.S1_NODATA)):
+    if field not in records.fields:
+      continue
+    rows = []
+    for i in range(len(records)):
+      pixels = records.read(field, np.array([i]))[0].reshape(-1, records.fields[field].shape[-1])
+      masked = np.ma.masked_equal(pixels, nodata).astype(np.float64)
+      rows.append(np.concatenate([masked.mean(0).filled(np.nan), masked.std(0).filled(np.nan)]))
+    parts.append(np.array(rows))
+  features = np.concatenate(parts, 1)
+  centred = features - np.nanmean(features, 0)
+  return np.nan_to_num(centred / np.maximum(np.nanstd(features, 0), 1e-12)).astype(np.float32)

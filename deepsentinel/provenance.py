@@ -1,0 +1,51 @@
+"""Where a result comes from: git commit, package versions; and files that are written whole or not at all."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+_PACKAGES = ('deepsentinel', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+
+
+def git_commit() -> str:
+  """The commit this code is of, with '+changes' if files differ from it; '' outside a git checkout."""
+  root = pathlib.Path(__file__).resolve().parent.parent
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ['git', '-C', str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
+    ).stdout.strip()
+
+  try:
+    # A checkout around an installed package is not this package's.
+    if pathlib.Path(git('rev-parse', '--show-toplevel')).resolve() != root:
+      return ''
+    return git('rev-parse', 'HEAD') + ('+changes' if git('status', '--porcelain', '--untracked-files=no') else '')
+  except (OSError, subprocess.SubprocessError):
+    return ''
+
+
+def versions() -> dict[str, str]:
+  """Versions of Python and of the packages that decide a result; those not installed are left out."""
+  found = {'python': platform.python_version()}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes JSON under a temporary name and renames it."""
+  partial = path.with_name(path.name + '.partial')
+  with partial.open('w') as file:
+    json.dump(content, file, indent=1)
+    file.write('\n')
+    file.flush()
+    os.fsync(file.fileno())
+  partial.replace(path)

@@ -1,0 +1,204 @@
+"""What a run was: where its data come from, its code, its size, its speed, and how to do it again."""
+
+import importlib
+import pathlib
+import shlex
+from typing import Any
+
+import numpy as np
+
+from deepsentinel.report.runs import STAGES, Run, flatten
+
+_SYNTHETIC = 'Results on SyntheticEarth, a simulated world: they say nothing about real imagery.'
+
+
+def banner(runs: list[Run]) -> tuple[str, str]:
+  """(kind, sentence) on where the pixels come from; kind is 'synthetic', 'real' or 'unknown'."""
+  names = ', '.join(dict.fromkeys(run.data for run in runs if run.data)) or 'an unnamed record set'
+  said = {run.synthetic for run in runs if run.synthetic is not None}
+  if said == {True}:
+    return 'synthetic', _SYNTHETIC
+  if said == {False}:
+    return 'real', f'Results on {names}: real Sentinel-1 and Sentinel-2 data.'
+  if said:
+    simulated = ', '.join(run.name for run in runs if run.synthetic)
+    return (
+      'synthetic',
+      f'Some of these runs ({simulated}) are on SyntheticEarth, a simulated world; the others are not.',
+    )
+  return 'unknown', f'Results on {names}; the runs do not say whether it is real or simulated.'
+
+
+def nodata_share(runs: list[Run]) -> float | None:
+  """Share of test pixels without a label, which no score counts; None where no run says."""
+  return next((run.test['nodata_share'] for run in runs if run.test and run.test.get('nodata_share') is not None), None)
+
+
+def rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
+  """(name, value per run) of everything known about the runs, the most asked first; rows without any value left out."""
+  known = [_known(run) for run in runs]
+  rest = [_rest(run) for run in runs]
+  table = []
+  for facts in (known, rest):
+    for name in dict.fromkeys(key for fact in facts for key in fact):
+      table.append((name, [fact.get(name, '–') for fact in facts]))
+  return table
+
+
+def _known(run: Run) -> dict[str, str]:
+  facts = {
+    'directory': str(run.path),
+    'status': run.problem or 'finished',
+    'git commit': str(run.experiment.get('git_commit') or ''),
+    'seed': str(run.config.get('seed', '')),
+    'encoder': run.encoder,
+    'parameters': _listed(run.experiment.get('parameters')),
+    'pretraining': run.label if run.objective else '',
+    'labelled records': run.data,
+    'unlabelled records': _unlabelled(run),
+    'bands': _bands(run),
+    'devices': _listed(run.experiment.get('devices')),
+  }
+  for stage in STAGES:
+    frame = run.metrics.get(stage)
+    if frame is None or not len(frame):
+      continue
+    steps, batch = int(frame['step'].max()), run.config.get(f'{stage}.batch_size')
+    facts[f'{stage} steps'] = f'{steps:,}' + (f' of {batch} patches' if batch else '')
+    speed = frame[frame['name'].str.contains('per_s')].groupby('name')['value'].median()
+    for name, value in speed.items():
+      facts[f'{stage} {str(name).replace("_per_s", " per second")}'] = f'{value:,.1f}'
+  versions = run.experiment.get('versions')
+  if isinstance(versions, dict):
+    facts['versions'] = ', '.join(f'{name} {version}' for name, version in versions.items())
+  return {name: value for name, value in facts.items() if value}
+
+
+def _unlabelled(run: Run) -> str:
+  """What pretraining read, and what was kept from it."""
+  about = run.record_set('pretrain')
+  if not about:
+    return str(run.config.get('data.unlabelled', '')) if run.objective not in ('', 'none') else ''
+  text = f'{about.get("name", "")}, {about.get("patches", 0):,} patches'
+  if 'excluded_near_heldout' in about and run.config.get('pretrain.exclude_heldout', True):
+    near = (
+      f'within {about["exclude_km"]} km of validation and test' if 'exclude_km' in about else 'near held-out patches'
+    )
+    return f'{text}; {about["excluded_near_heldout"]:,} left out {near}'
+  return f'{text}; none left out, so places of validation and test may be among them'
+
+
+def _listed(value: Any) -> str:
+  """'encoder 11,211,008, header 2,266,631' of such a dict; a plain value as it is."""
+  if isinstance(value, dict):
+    return ', '.join(
+      f'{name} {count:,}' if isinstance(count, int) else f'{name} {count}' for name, count in value.items()
+    )
+  return f'{value:,}' if isinstance(value, int) else str(value or '')
+
+
+def _bands(run: Run) -> str:
+  spec = run.experiment.get('spec')
+  if not isinstance(spec, dict) or 'bands' not in spec:
+    return ''
+  return f'{" ".join(spec["bands"])} (Sentinel-2 {spec.get("s2_level", "?")}, radar {spec.get("s1_quantity", "?")})'
+
+
+def _rest(run: Run) -> dict[str, str]:
+  """The stages' own facts, whatever the training loop wrote, but for what `_known` says already."""
+  stages = run.experiment.get('stages')
+  found = {}
+  for name, value in flatten(stages if isinstance(stages, dict) else {}).items():
+    leaf = name.rpartition('.')[2]
+    if leaf in ('status', 'steps', 'batch_size') or '.parameters.' in name:
+      continue
+    if leaf == 'sha256':
+      found[_words(name)] = str(value)[:16]
+    elif leaf == 'seconds' and isinstance(value, (int, float)):
+      found[_words(name.replace('seconds', 'time'))] = f'{value:,.0f} s'
+    elif isinstance(value, bool):
+      found[_words(name)] = 'yes' if value else 'no'
+    elif isinstance(value, float) and np.isfinite(value):
+      found[_words(name)] = f'{value:,.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
+    elif isinstance(value, (str, int)) and value != '' and len(str(value)) <= 120:
+      found[_words(name)] = f'{value:,}' if isinstance(value, int) else value
+  return found
+
+
+def _words(name: str) -> str:
+  return name.replace('.', ' ').replace('_', ' ')
+
+
+def realised_neighbours(run: Run) -> dict[str, float]:
+  """What Tile2Vec's law of drawing amounted to, as the run recorded it (NeighbourSampler.realised); {} if nowhere."""
+  for name, value in flatten(run.experiment).items():
+    head, _, leaf = name.rpartition('.')
+    if leaf == 'mean_km' and isinstance(value, (int, float)):
+      prefix = f'{head}.' if head else ''
+      flat = flatten(run.experiment)
+      keys = ('mean_km', 'same_acquisition', 'without_neighbour', 'mean_neighbours')
+      return {k: flat[prefix + k] for k in keys if isinstance(flat.get(prefix + k), (int, float))}
+  return {}
+
+
+def commands(runs: list[Run], embedding: pathlib.Path | None) -> list[str]:
+  """Shell commands that make this report again: code, records, runs, report."""
+  lines = []
+  commits = {str(run.experiment['git_commit']) for run in runs if run.experiment.get('git_commit')}
+  if len(commits) == 1:
+    commit, changes, _ = commits.pop().partition('+')
+    lines.append(f'git checkout {commit}' + ('  # and the uncommitted changes it had' if changes else ''))
+  lines += dict.fromkeys(command for run in runs for command in _record_commands(run))
+  lines += [command for run in runs if (command := _run_command(run))]
+  report = ['python', '-m', 'deepsentinel.report', *(str(run.path) for run in runs), '--out=report.html']
+  lines.append(shlex.join([*report, *([f'--embedding={embedding}'] if embedding else [])]))
+  return lines
+
+
+def _record_commands(run: Run) -> list[str]:
+  """Commands that sample and package the records a run read; read from where they lay: .../BUILDER/CONFIG/VERSION."""
+  lines: list[str] = []
+  for about in record_sets(run):
+    parts = pathlib.PurePath(str(about.get('directory', ''))).parts
+    if len(parts) < 3 or not parts[-3].startswith('deepsentinel_'):
+      continue
+    builder, config, name = parts[-3], parts[-2], str(about.get('name', ''))
+    build = ['tfds', 'build', f'tfds_builders/{builder}', f'--config={config}']
+    if config != 'demo' and name:  # the demo samples its own corpus
+      out = f'corpora/{name}'
+      corpus = ['python', '-m', 'deepsentinel.corpus', f'--config=configs/corpora/{name}.py', f'--out={out}']
+      lines.append(shlex.join(corpus))
+      build += [f'--manual_dir={out}'] if config == 'custom' else []
+    if data_dir := run.config.get('data.data_dir'):
+      build.append(f'--data_dir={data_dir}')
+    lines.append(shlex.join(build))
+  return lines
+
+
+def record_sets(run: Run) -> list[dict[str, Any]]:
+  """The record sets a run read, as it recorded them: {'directory', 'name', ...}, pretraining's first."""
+  return [about for use in ('pretrain', 'train', 'validation', 'test') if (about := run.record_set(use))]
+
+
+def _run_command(run: Run) -> str:
+  """The command of a run: its config file by name, and every setting in which the run differs from that file."""
+  name = run.config.get('name')
+  if not name:
+    return ''
+  command = ['python', '-m', 'deepsentinel.main', f'--config=configs/{name}.py', f'--workdir={run.path}']
+  standard = _config_file(str(name))
+  if standard is not None:
+    changed = {key: value for key, value in run.config.items() if key in standard and standard[key] != value}
+    command += [f'--config.{key}={value}' for key, value in changed.items()]
+  return shlex.join(command)
+
+
+def _config_file(name: str) -> dict[str, Any] | None:
+  """configs/NAME.py as flat settings; None where there is no such file."""
+  if not name.isidentifier():
+    return None
+  try:
+    module = importlib.import_module(f'configs.{name}')
+  except ImportError:
+    return None
+  return flatten(module.get_config().to_dict()) if hasattr(module, 'get_config') else None

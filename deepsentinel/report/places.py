@@ -1,0 +1,128 @@
+"""Where the corpus lies: its points by split on a map, and what its record sets hold."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from deepsentinel.data import neighbours, records
+from deepsentinel.report import facts, figures
+from deepsentinel.report.runs import Run
+
+SPLITS = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+  """The corpus section of the page.
+
+  Attributes:
+    uri: data URI of the map; '' where no record set was found.
+    facts: (name, value).
+    missing: a sentence per record set that could not be opened.
+  """
+
+  uri: str
+  facts: tuple[tuple[str, str], ...]
+  missing: tuple[str, ...]
+
+
+def describe(runs: list[Run], uri: Callable[[bytes], str]) -> Places:
+  """Map and facts of the record sets that the runs read, as far as they are on this machine."""
+  rows: list[tuple[str, str]] = []
+  groups: dict[str, list[pd.DataFrame]] = {}
+  missing: list[str] = []
+  for kind, directory in _directories(runs, missing):
+    try:
+      splits = {split: records.RecordSet(directory, split, threads=1) for split in SPLITS if _has(directory, split)}
+    except (ValueError, OSError) as error:
+      missing.append(_not_on_the_map(error))
+      continue
+    if not splits:
+      missing.append(f'Not on the map: {directory} is not there any more.')
+      continue
+    for split, record_set in splits.items():
+      groups.setdefault('unlabelled' if kind == 'unlabelled' else split, []).append(record_set.table)
+    rows += _facts(kind, splits)
+  for run in runs:
+    rows += _neighbour_facts(run)
+  drawn = [(name, *_coordinates(pd.concat(groups[name]))) for name in ('unlabelled', *SPLITS) if name in groups]
+  drawn = [group for group in drawn if len(group[1])]
+  picture = uri(figures.points(drawn, land_outline())) if drawn else ''
+  return Places(picture, tuple(dict.fromkeys(rows)), tuple(dict.fromkeys(missing)))
+
+
+def _directories(runs: list[Run], missing: list[str]) -> list[tuple[str, pathlib.Path]]:
+  """(kind, prepared directory) once each: as a run recorded it or, for a run that got less far, by its config's name.
+
+  The unlabelled ones only of runs that pretrained on them.
+  """
+  found: dict[tuple[str, pathlib.Path], None] = {}
+  for run in runs:
+    for kind, use in (('unlabelled', 'pretrain'), ('labelled', 'train')):
+      name = run.config.get(f'data.{kind}')
+      if directory := run.record_set(use).get('directory'):
+        found[kind, pathlib.Path(directory)] = None
+      elif name and not run.experiment.get('data') and (kind == 'labelled' or run.objective not in ('', 'none')):
+        try:
+          found[kind, records.resolve(name, run.config.get('data.data_dir') or '')] = None
+        except ValueError as error:
+          missing.append(_not_on_the_map(error))
+  return list(found)
+
+
+def _not_on_the_map(error: Exception) -> str:
+  return f'Not on the map: {str(error).split(". ")[0].rstrip(".")}.'
+
+
+def _has(directory: pathlib.Path, split: str) -> bool:
+  return any(directory.glob(f'*-{split}.tfrecord-*'))
+
+
+def _coordinates(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+  known = table[np.isfinite(table['lon_deg']) & np.isfinite(table['lat_deg'])]
+  return known['lon_deg'].to_numpy(), known['lat_deg'].to_numpy()
+
+
+def _facts(kind: str, splits: dict[str, records.RecordSet]) -> list[tuple[str, str]]:
+  first = next(iter(splits.values()))
+  table = pd.concat([record_set.table for record_set in splits.values()])
+  counts = ', '.join(f'{split} {len(record_set):,}' for split, record_set in splits.items())
+  source = first.card.get('source', {}).get('name', 'unknown')
+  text = f'{len(table):,} patches of {first.patch_px} px ({counts}); source {source}'
+  cloud = table['s2_cloud_share'].to_numpy(float)
+  if np.isfinite(cloud).any():
+    text += f'; mean cloud share {100 * np.nanmean(cloud):.0f} %'
+  rows = [(f'{kind} corpus, {first.card["name"]}', text)]
+  lon, lat = _coordinates(table)
+  if len(np.unique(np.column_stack([lon, lat]), axis=0)) > 1:
+    mean_km = neighbours.mean_nearest_neighbour_km(lon, lat)
+    rows.append((f'{kind}: mean distance to the nearest patch', f'{mean_km:.2f} km'))
+  return rows
+
+
+def _neighbour_facts(run: Run) -> list[tuple[str, str]]:
+  realised = facts.realised_neighbours(run)
+  if not realised or run.objective == 'none':
+    return []
+  law = run.config.get('pretrain.tile2vec.neighbour', '')
+  text = f'{realised["mean_km"]:.2f} km from the anchor on average'
+  share = realised.get('same_acquisition')
+  if share is not None and np.isfinite(share):
+    text += f'; {100 * share:.0f} % from the same acquisition'
+  alone = realised.get('without_neighbour')
+  if alone:
+    text += f'; {100 * alone:.0f} % of anchors have none and take a second crop of themselves'
+  return [(f'neighbours drawn by {run.name}' + (f" (law '{law}')" if law else ''), text)]
+
+
+def land_outline() -> np.ndarray | None:
+  """Countries as shapely polygons in WGS84, for the map's background; None where the package lacks its land file."""
+  from deepsentinel.corpus import points
+
+  try:
+    return points.countries()['geometry'].to_numpy()
+  except OSError:
+    return None

@@ -1,0 +1,61 @@
+import io
+
+import numpy as np
+import pytest
+import shapely
+from PIL import Image
+
+from deepsentinel.report import figures
+
+
+def _pixels(png):
+  return np.asarray(Image.open(io.BytesIO(png)).convert('RGB'))
+
+
+def _has(png, hexadecimal):
+  rgb = np.array([int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5)])
+  return bool((_pixels(png) == rgb).all(-1).any())
+
+
+def test_picture_repeats_whole_pixels():
+  pixels = np.random.default_rng(0).integers(0, 255, (50, 60, 3), np.uint8)
+  np.testing.assert_array_equal(_pixels(figures.picture(pixels, 120)), pixels.repeat(3, 0).repeat(3, 1))
+  np.testing.assert_array_equal(_pixels(figures.picture(pixels, 20)), pixels)
+
+
+def test_bars_are_drawn_in_each_method_s_colour():
+  png = figures.class_iou(['urban', 'wetland'], [('a', '#0072B2', [0.5, None]), ('b', '#D55E00', [0.2, 0.0])])
+  assert _has(png, '#0072B2')
+  assert _has(png, '#D55E00')
+  # Twice the IoU, twice the bar.
+  widths = [(_pixels(png) == rgb).all(-1).sum(1).max() for rgb in ([0, 0x72, 0xB2], [0xD5, 0x5E, 0])]
+  assert widths[0] == pytest.approx(2.5 * widths[1], rel=0.05)
+
+
+@pytest.mark.parametrize('classes', [1, 5, 44])
+def test_confusion_with_empty_rows(classes):
+  matrix = np.zeros((classes, classes), int)
+  matrix[0, 0] = 7
+  assert _pixels(figures.confusion([f'class {k}' for k in range(classes)], matrix, 'a')).std() > 1
+
+
+def test_curves_of_one_point_and_many():
+  steps = np.arange(5.0)
+  lines = [('a', '#0072B2', 'solid', steps, steps**2), ('a', '#0072B2', 'faint', steps, steps)]
+  assert _has(figures.curves('loss', 'loss', lines), '#0072B2')
+  assert _has(figures.curves('loss', 'loss', [('a', '#D55E00', 'solid', steps[:1], steps[:1])]), '#D55E00')
+
+
+def test_smoothing_keeps_a_constant_and_a_short_series():
+  np.testing.assert_allclose(figures.smoothed(np.full(9, 2.0), 3), 2)
+  np.testing.assert_allclose(figures.smoothed(np.array([0.0, 3, 0, 3]), 3), [1.5, 1, 2, 1.5])
+  np.testing.assert_allclose(figures.smoothed(np.array([1.0, 5.0]), 3), [1, 5])
+
+
+@pytest.mark.parametrize(
+  ('lon', 'lat'), [([11.0, 11.5, 12], [48, 48.5, 48.2]), ([-179, 179], [-60, 75]), ([5], [50]), ([10, 10], [90, 89.9])]
+)
+def test_points_anywhere_on_earth(lon, lat):
+  land = [shapely.box(10, 47, 13, 49), shapely.MultiPolygon([shapely.box(-180, 60, -170, 70)])]
+  png = figures.points([('train', np.array(lon, float), np.array(lat, float))], land)
+  assert _has(png, figures.SPLIT_COLOURS['train'])
