@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.finetune.batch_size = 600
   config.finetune.learning_rate = 5e-4
   config.finetune.patience_epochs = 40  # stop when validation loss has not improved for this long; 0 never
+  config.finetune.validate_every_steps = 0  # 0: once an epoch
   config.finetune.frozen_encoder = False
   config.finetune.sensor_dropout = 0.0
 

@@ -19,6 +19,7 @@ def get_config():
   config.finetune.duration = common.duration(steps=150)
   config.finetune.batch_size = 16
   config.finetune.patience_epochs = 0
+  config.finetune.validate_every_steps = 25
   config.evaluation.batch_size = 32
   config.evaluation.random_forest = True
   config.checkpoint.every_steps = 50

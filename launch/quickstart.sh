@@ -10,13 +10,13 @@ export TF_CPP_MIN_LOG_LEVEL=3
 data="$out/tensorflow_datasets"
 corpus_flags=()
 main_flags=(--config=configs/quickstart.py --config.data.data_dir="$data")
-embed_flags=()
+embed_flags=(--bounds=12.2,52.3,12.5,52.5 --date=2018-06-15)
 if [ "$size" = tiny ]; then
   corpus_flags+=(--config.patches=24 --config.patch_px=64)
   main_flags+=(--config.encoder.width=8 --config.data.crop_px=32 --config.pretrain.batch_size=4
     --config.finetune.batch_size=4 --config.evaluation.batch_size=8
     --config.pretrain.duration.steps=4 --config.finetune.duration.steps=4)
-  embed_flags+=(--width_km=4)
+  embed_flags=(--bounds=12.20,52.30,12.24,52.32 --date=2018-06-15)
 fi
 
 for kind in unlabelled labelled; do

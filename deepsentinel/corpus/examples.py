@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import schema
-from deepsentinel.corpus import card
-
-SPLITS = ('train', 'validation', 'test')
+from deepsentinel.corpus import card, splits
 
 
 def split_ids(corpus: card.Corpus) -> dict[str, list[str]]:
@@ -28,12 +26,13 @@ def split_ids(corpus: card.Corpus) -> dict[str, list[str]]:
   manifest = corpus.manifest()
   done = manifest[manifest['state'] == 'done']
   split = done['split'].fillna('').replace('', 'train')
-  unknown = sorted(set(split) - {*SPLITS, 'buffer'})
+  unknown = sorted(set(split) - {*splits.SPLITS, splits.BUFFER, splits.SHARED})
   if unknown:
     raise ValueError(
-      f'{corpus.path}: unknown split(s) {unknown} in manifest.parquet. Known: {", ".join(SPLITS)}, buffer.'
+      f'{corpus.path}: unknown split(s) {unknown} in manifest.parquet. '
+      f'Known: {", ".join((*splits.SPLITS, splits.BUFFER, splits.SHARED))}.'
     )
-  ids = {name: sorted(done.loc[split == name, 'id']) for name in SPLITS}
+  ids = {name: sorted(done.loc[split.isin([name, splits.SHARED]), 'id']) for name in splits.SPLITS}
   ids = {name: members for name, members in ids.items() if members}
   if not ids:
     states = manifest['state'].value_counts().to_dict()

@@ -47,6 +47,7 @@ class BigEarthNet:
       or the LMDB (or is the LMDB), metadata.parquet, and Reference_Maps/ where wanted.
     layout: 'v1', 'v2_geotiff' or 'v2_lmdb'.
     pairs_only: whether patches of which only one sensor is there are left out.
+    mapped_only: whether patches without a CORINE reference map are left out.
   Raises:
     ValueError: unknown layout, or the folder does not hold what the layout says.
   """
@@ -54,12 +55,13 @@ class BigEarthNet:
   synthetic = False
   spec = sensors.SensorSpec(sensors.ALL_BANDS, 'L2A', 'sigma0_ellipsoid')
 
-  def __init__(self, path: str, layout: str = 'v2_lmdb', pairs_only: bool = True):
+  def __init__(self, path: str, layout: str = 'v2_lmdb', pairs_only: bool = True, mapped_only: bool = False):
     if layout not in LAYOUTS:
       raise ValueError(f'Unknown BigEarthNet layout {layout!r}. Known: {", ".join(LAYOUTS)}.')
     self.path = pathlib.Path(path)
     self.layout = layout
     self._pairs_only = pairs_only
+    self._mapped_only = mapped_only
     self._environment: tuple[int, Any] | None = None
     if layout == 'v2_lmdb':
       self._lmdb = self._find('data.mdb', '*/data.mdb', '*/*/data.mdb').parent
@@ -83,11 +85,15 @@ class BigEarthNet:
     """Every patch, in order of its id: grid, scenes with their times, class names."""
     found = False
     for place in self._v1_places() if self.layout == 'v1' else self._v2_places():
-      if len(place.scenes) == 2 or not self._pairs_only:
-        found = True
-        yield place
+      if (self._pairs_only and len(place.scenes) < 2) or (self._mapped_only and self._map_of(place) is None):
+        continue
+      found = True
+      yield place
     if not found:
-      raise ValueError(f'{self.path}: no patch has both sensors. Pass pairs_only=False to take those that have one.')
+      raise ValueError(
+        f'{self.path}: no patch is left. pairs_only={self._pairs_only} leaves out those that lack a sensor, '
+        f'mapped_only={self._mapped_only} those that lack a reference map; pass False to take them.'
+      )
 
   def search(
     self, sensor: str, footprint: shapely.Geometry, start: datetime.datetime, end: datetime.datetime
@@ -116,13 +122,13 @@ class BigEarthNet:
 
   def labels(self, place: base.Place) -> dict[str, np.ndarray]:
     """{'corine': uint8 [H, W]} where the place has a reference map, else {}."""
-    file = f'{place.id}_reference_map.tif'
-    product = place.id.rsplit('_', 2)[0]
-    for root in (self.path, self.path / 'geotiff', self.path.parent):
-      path = root / 'Reference_Maps' / product / place.id / file
-      if path.exists():
-        return {'corine': corine.CorineRaster(str(path), 'code').read(place.grid)}
-    return {}
+    path = self._map_of(place)
+    return {} if path is None else {'corine': corine.CorineRaster(str(path), 'code').read(place.grid)}
+
+  def _map_of(self, place: base.Place) -> pathlib.Path | None:
+    inside = pathlib.Path('Reference_Maps', place.id.rsplit('_', 2)[0], place.id, f'{place.id}_reference_map.tif')
+    roots = (self.path, self.path / 'geotiff', self.path.parent)
+    return next((root / inside for root in roots if (root / inside).exists()), None)
 
   # Version 1: one folder a patch and sensor, JSON beside the bands.
 

@@ -179,7 +179,7 @@ def test_lmdb_that_lacks_its_table_or_a_patch(tmp_path, arrays):
   with pytest.raises(ValueError, match=r'no metadata\.parquet in it or beside it'):
     list(bigearthnet.BigEarthNet(str(tmp_path), 'v2_lmdb').places())
   write_table(tmp_path, [{'patch_id': V2_S2, 's1_name': V2_S1, 'labels': ['Pastures']}])
-  with pytest.raises(ValueError, match=r'no patch has both sensors.*pairs_only=False'):
+  with pytest.raises(ValueError, match=r'pairs_only=True leaves out those that lack a sensor'):
     list(bigearthnet.BigEarthNet(str(tmp_path), 'v2_lmdb').places())
   source = bigearthnet.BigEarthNet(str(tmp_path), 'v2_lmdb', pairs_only=False)
   (place,) = source.places()
@@ -316,3 +316,10 @@ def test_lmdb_in_worker_processes(pairs):
   with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context('fork')) as pool:
     assert list(pool.map(_mean, work)) == here
   assert _mean(pickle.loads(pickle.dumps(work[0]))) == here[0]
+
+
+def test_mapped_only_keeps_the_patches_with_a_reference_map(real_data):
+  source = bigearthnet.BigEarthNet(str(real_data / 'bigearthnet_v2'), 'v2_lmdb', mapped_only=True)
+  (place,) = source.places()
+  assert place.id.endswith('33UUP_26_57')
+  assert set(np.unique(source.labels(place)['corine'])) <= {12, 18, 23, 24, 25}

@@ -1,0 +1,44 @@
+"""Every setting of a corpus, with the paper's values. The other configs change a few of them."""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  config.name = 'common'
+  config.seed = 0  # of points, blocks, pairs and splits; each point has its own random stream
+  config.labelled = False  # with CORINE and OpenStreetMap maps, and a train/validation/test split
+  config.patches = 1000  # 0: every patch of a source that is itself a set of patches
+  config.patch_px = 256
+  config.pixel_m = 10.0
+
+  # Which platform, by its name in deepsentinel/registry.py (or 'package.module:Class'); the other keys are its
+  # arguments.
+  config.source = ml_collections.ConfigDict({'name': 'synthetic', 'seed': 0})
+
+  # Likewise for the label sources. With no path, SyntheticEarth writes its own vector files, and a source of ready-made
+  # patches brings its own maps.
+  config.labels = ml_collections.ConfigDict()
+  config.labels.corine = ml_collections.ConfigDict({'name': 'corine', 'path': '', 'layer': ''})
+  config.labels.osm = ml_collections.ConfigDict({'name': 'openstreetmap', 'path': '', 'index_dir': ''})
+
+  config.points = ml_collections.ConfigDict()
+  config.points.countries = ''  # ISO 3166 alpha-3 codes or EU27_GB, by commas; '' all land but Antarctica
+  config.points.bbox = ''  # 'west,south,east,north' in degrees; '' no limit
+  config.points.max_redraws = 50  # replacements for a point that has no pair of scenes in its 12-day block
+
+  # From start up to, not including, end, in 12-day blocks: each block gets points in proportion to its days.
+  config.period = ml_collections.ConfigDict({'start': '2019-01-01', 'end': '2020-01-05'})
+  config.max_gap_days = 3.0  # between the two acquisitions, inclusive
+
+  config.split = ml_collections.ConfigDict()
+  # 'blocks' | 'random' (for comparison: neighbours leak) | 'none' (all train) | 'shared' (each patch in every split)
+  config.split.method = 'blocks'
+  config.split.block_km = 50.0
+  config.split.buffer_km = 3.7  # train patches closer than this to a held-out one are dropped
+  config.split.train = 0.7
+  config.split.validation = 0.2
+  config.split.test = 0.1
+
+  config.workers = 2  # processes that fetch
+  return config

@@ -1,0 +1,17 @@
+"""The paper's larger unlabelled set: 100,000 patches, uniform by area over the world's land.
+
+python -m deepsentinel.corpus --config=configs/corpora/unlabelled_100k.py --out=corpora/unlabelled_100k
+
+The pixels are SyntheticEarth's until a platform source is named with source.
+"""
+
+from configs.corpora import common
+
+
+def get_config():
+  config = common.get_config()
+  config.name = 'unlabelled_100k'
+  config.patches = 100_000
+  config.period.start = '2019-01-01'
+  config.period.end = '2020-01-05'
+  return config

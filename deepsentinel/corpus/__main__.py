@@ -1,0 +1,58 @@
+"""Samples a corpus: points on land, pairs of Sentinel-1 and Sentinel-2 scenes, patches, labels, splits.
+
+python -m deepsentinel.corpus --config=configs/corpora/demo_labelled.py --out=corpora/demo_labelled
+
+The same command goes on where a killed one stopped, fetches anew what is gone or damaged, and says so when nothing is
+left to do. Any setting of the config can be given on the command line, e.g. --config.patches=20 --config.workers=4;
+configs/corpora/common.py explains each. In the folder: manifest.parquet (GeoParquet, a row per patch),
+patches/ID/{s2,s1,corine,osm}.tif, corpus.json, points.png, samples.png.
+"""
+
+import logging
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'A file of configs/corpora.', lock_config=True)
+_OUT = flags.DEFINE_string('out', None, 'The corpus folder; made if it is not there.')
+_RETRY_FAILED = flags.DEFINE_bool('retry_failed', False, 'Fetch the patches again that failed in earlier runs.')
+_CHECK_FILES = flags.DEFINE_bool(
+  'check_files', True, 'Compare the files of earlier runs with their checksums first; reads all of them.'
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected argument(s): {" ".join(argv[1:])}')
+  from deepsentinel.corpus import sample
+
+  for chatty in ('pyogrio', 'rasterio'):
+    logging.getLogger(chatty).setLevel(logging.WARNING)
+  try:
+    corpus = sample.run(
+      _CONFIG.value, str(_OUT.value), retry_failed=_RETRY_FAILED.value, check_files=_CHECK_FILES.value
+    )
+  except (ValueError, OSError) as e:
+    sys.exit(f'error: {e}')
+  except KeyboardInterrupt:
+    sys.exit('Stopped. The same command goes on.')
+  kind = 'labelled' if corpus.labelled else 'unlabelled'
+  print(f'Next: DEEPSENTINEL_CORPUS={corpus.path} tfds build tfds_builders/deepsentinel_{kind}')
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """A misspelt setting or a value of the wrong type is one sentence, not a traceback."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as e:
+    cause = e.args[0].args[0] if isinstance(e.args[0], KeyError) else e.args[0]
+    cause = '. '.join(str(cause).split('\n'))
+    sys.exit(f'error: unknown setting of the corpus config: {cause} (configs/corpora/common.py lists every setting)')
+  except (TypeError, ValueError, OSError) as e:
+    sys.exit(f'error: {e}')
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'out'])
+  app.run(main, flags_parser=_parse_flags)

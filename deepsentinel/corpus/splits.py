@@ -1,0 +1,139 @@
+"""Train, validation and test by blocks of land, so that no test patch has a neighbour in training."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pyproj
+import scipy.spatial
+
+from deepsentinel import legend
+from deepsentinel.sources import base
+
+SPLITS = ('train', 'validation', 'test')
+SHARED = 'shared'  # in every split at once
+BUFFER = 'buffer'
+# Equal-area grids: Europe's own, and a cylindrical one for the rest. Within its bounds the European one is used, so
+# that a block there is a square; elsewhere a block is a rectangle of the same area.
+_EUROPE_CRS = 3035
+_EUROPE = (-35.58, 24.6, 44.83, 84.73)  # the area of use of EPSG:3035: west, south, east, north
+_ELSEWHERE_CRS = 6933
+_STREAM = 0x5917
+# Which of two patches too close to each other stays: the held-out one, and test before validation.
+_PRECEDENCE = {'test': 0, 'validation': 1, 'train': 2}
+_EARTH_RADIUS_KM = 6371.0
+
+
+def block_numbers(lon_deg: np.ndarray, lat_deg: np.ndarray, block_km: float) -> np.ndarray:
+  """int64 [N]: which block each point lies in, numbered 0 to K-1 in order of (CRS, column, row)."""
+  lon, lat = np.asarray(lon_deg, np.float64), np.asarray(lat_deg, np.float64)
+  west, south, east, north = _EUROPE
+  europe = (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+  cells = np.zeros((len(lon), 3), np.int64)
+  for crs, rows in ((_EUROPE_CRS, europe), (_ELSEWHERE_CRS, ~europe)):
+    x, y = base.transformer(4326, crs).transform(lon[rows], lat[rows])
+    cells[rows] = np.column_stack(
+      [np.full(len(x), crs), np.floor(x / (1000 * block_km)), np.floor(y / (1000 * block_km))]
+    )
+  return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def assign(block: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
+  """Object [N]: the split of each patch, whole blocks at a time, `shares` counted in patches.
+
+  Blocks are taken in an order drawn by the seed; each goes to the split that lacks most of its patches. A split with
+  a share that came away empty gets the smallest block of the split that has most.
+  """
+  names = list(shares)
+  numbers, count = np.unique(block, return_counts=True)
+  target = np.array([shares[name] for name in names]) * len(block)
+  filled = np.zeros(len(names))
+  owner = np.zeros(len(numbers), np.int64)
+  for i in np.random.default_rng([seed, _STREAM]).permutation(len(numbers)):
+    owner[i] = np.argmax(target - filled)
+    filled[owner[i]] += count[i]
+  for k in np.argsort(-target, kind='stable'):
+    richest = np.bincount(owner, minlength=len(names)).argmax()
+    if target[k] > 0 and not (owner == k).any() and (owner == richest).sum() > 1:
+      mine = np.flatnonzero(owner == richest)
+      owner[mine[np.argmin(count[mine])]] = k
+  return np.array(names, object)[owner[np.searchsorted(numbers, block)]]
+
+
+def close_pairs(lon_deg: np.ndarray, lat_deg: np.ndarray, within_km: float) -> np.ndarray:
+  """int64 [M, 2]: pairs of points whose geodesic distance is below `within_km`."""
+  lon, lat = np.radians(np.asarray(lon_deg, np.float64)), np.radians(np.asarray(lat_deg, np.float64))
+  xyz = np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+  # The ellipsoid is at most 0.6 % smaller than this sphere on a short distance.
+  pairs = scipy.spatial.cKDTree(xyz).query_pairs(1.02 * within_km / _EARTH_RADIUS_KM, output_type='ndarray')
+  if not len(pairs):
+    return pairs.reshape(0, 2)
+  a, b = np.degrees(np.column_stack([lon, lat]))[pairs].transpose(1, 0, 2)
+  distance_m = pyproj.Geod(ellps='WGS84').inv(a[:, 0], a[:, 1], b[:, 0], b[:, 1])[2]
+  return pairs[distance_m < 1000 * within_km]
+
+
+def drop_buffer(split: np.ndarray, lon_deg: np.ndarray, lat_deg: np.ndarray, buffer_km: float) -> np.ndarray:
+  """The splits with 'buffer' in place of every patch that lies within `buffer_km` of a held-out one of another split.
+
+  Of train and held-out the train patch goes; of validation and test the validation patch.
+  """
+  split = np.asarray(split, object).copy()
+  rank = np.array([_PRECEDENCE[s] for s in split])
+  pairs = close_pairs(lon_deg, lat_deg, buffer_km)
+  # Validation first: a validation patch that goes spares the train patches around it.
+  for loser in ('validation', 'train'):
+    for a, b in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0])):
+      split[a[(split[a] == loser) & (rank[b] < rank[a]) & (split[b] != BUFFER)]] = BUFFER
+  return split
+
+
+def split_patches(
+  lon_deg: np.ndarray,
+  lat_deg: np.ndarray,
+  *,
+  method: str,
+  block_km: float,
+  buffer_km: float,
+  shares: dict[str, float],
+  seed: int,
+) -> np.ndarray:
+  """The split of every patch.
+
+  Args:
+    lon_deg, lat_deg: float64 [N], patch centres, WGS84.
+    method: 'blocks', squares of `block_km` (EPSG:3035 in Europe, EPSG:6933 elsewhere) as wholes, and a dropped buffer
+      between splits; 'random', patch by patch without a buffer (for comparison: neighbours leak); 'none', all train;
+      'shared', every patch in every split (a trial of the chain on too few patches to split: its scores mean nothing).
+    buffer_km: least distance of centres between different splits. 3.7 km is above the diagonal of a 2.56 km patch.
+    shares: 'train', 'validation', 'test' -> share of the patches, before the buffer is dropped.
+    seed: of the run.
+  Returns:
+    object [N]: 'train', 'validation', 'test', 'buffer' or 'shared'.
+  """
+  n = len(lon_deg)
+  if method in ('none', SHARED) or not n:
+    return np.full(n, 'train' if method == 'none' else SHARED, object)
+  if method == 'random':
+    return assign(np.arange(n), shares, seed)
+  split = assign(block_numbers(lon_deg, lat_deg, block_km), shares, seed)
+  return drop_buffer(split, lon_deg, lat_deg, buffer_km)
+
+
+def summary(manifest: pd.DataFrame) -> str:
+  """Patches and level-1 class shares of every split, as a table; warns of a split that has no patch."""
+  done = manifest[manifest['state'] == 'done']
+  columns = [f'{name}_px' for name in legend.LEVEL1_NAMES]
+  with_classes = all(c in done for c in columns)
+  lines = [f'{"split":<12}{"patches":>8}' + ''.join(f'{n:>13}' for n in legend.LEVEL1_NAMES if with_classes)]
+  whole = (done['split'] == SHARED).any()
+  for name in (SHARED,) if whole else (*SPLITS, BUFFER):
+    rows = done[done['split'] == name]
+    line = f'{name:<12}{len(rows):>8}'
+    if with_classes:
+      pixels = rows[columns].to_numpy(np.float64).sum(0)
+      line += ''.join(f'{100 * p:>11.1f} %' if p == p else f'{"-":>13}' for p in pixels / (pixels.sum() or np.nan))
+    lines.append(line)
+    if not len(rows) and name in ('validation', 'test'):
+      logging.warning('The %s split is empty. A smaller split.block_km gives more blocks to choose from.', name)
+  return '\n'.join(lines)

@@ -1,0 +1,102 @@
+"""Strips as Cloud-Optimized GeoTIFFs: the embedding, one band a dimension, and the land-cover map."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import affine
+import numpy as np
+import rasterio
+import rasterio.shutil
+import rasterio.windows
+
+from deepsentinel.embedding.strips import Strips
+from deepsentinel.sources import base
+
+LANDCOVER_NODATA = 0  # classes are written from 1
+
+
+def _write(
+  path: pathlib.Path,
+  parts: Sequence[tuple[int, np.ndarray]],
+  profile: Mapping[str, Any],
+  *,
+  tags: Mapping[str, str],
+  names: Sequence[str],
+  options: Mapping[str, Any],
+  palette: Mapping[int, tuple[int, int, int]] | None = None,
+) -> None:
+  """Row by row into a plain file, from there into the Cloud-Optimized one, which gets its name when it is whole."""
+  plain, partial = path.with_name(path.name + '.plain'), path.with_name(path.name + '.partial')
+  with rasterio.open(plain, 'w', driver='GTiff', BIGTIFF='IF_SAFER', interleave='pixel', **profile) as target:
+    target.update_tags(**tags)
+    target.descriptions = tuple(names)
+    if palette:
+      target.write_colormap(1, dict(palette))
+    width = profile['width']
+    for row, part in parts:
+      for at in range(0, len(part), 64):
+        block = np.asarray(part[at : at + 64])[:, :width]
+        block = block[: profile['height'] - row - at]
+        # [rows, W, bands] -> [bands, rows, W]
+        target.write(np.moveaxis(block, -1, 0), window=rasterio.windows.Window(0, row + at, width, len(block)))
+  rasterio.shutil.copy(str(plain), str(partial), driver='COG', BIGTIFF='IF_SAFER', **options)
+  plain.unlink()
+  partial.replace(path)
+
+
+def write_embedding(
+  path: pathlib.Path, strips: Strips, starts: Sequence[int], grid: base.PatchGrid, stride: int, tags: Mapping[str, str]
+) -> None:
+  """float32, NaN where a cell has no valid pixel; cells of `stride` pixels from the grid's upper-left corner."""
+  first, cell_m = strips.load('embedding', 0), stride * grid.pixel_m
+  rows = starts[-1] + len(strips.load('embedding', len(starts) - 1))
+  profile = {
+    'height': rows,
+    'width': first.shape[1],
+    'count': first.shape[2],
+    'dtype': 'float32',
+    'nodata': float('nan'),
+    'crs': rasterio.crs.CRS.from_epsg(grid.epsg),
+    'transform': affine.Affine(cell_m, 0, grid.x0_m, 0, -cell_m, grid.y0_m),
+  }
+  parts = [(row, strips.load('embedding', i)) for i, row in enumerate(starts)]
+  names = [f'embedding_{i:03d}' for i in range(first.shape[2])]
+  options = {'COMPRESS': 'DEFLATE', 'PREDICTOR': 'YES', 'BLOCKSIZE': 128, 'OVERVIEW_RESAMPLING': 'AVERAGE'}
+  _write(path, parts, profile, tags=tags, names=names, options=options)
+
+
+def write_landcover(
+  path: pathlib.Path,
+  strips: Strips,
+  starts: Sequence[int],
+  grid: base.PatchGrid,
+  classes: Sequence[str],
+  colours: np.ndarray,
+  tags: Mapping[str, str],
+) -> None:
+  """uint8 with a palette: class number + 1, 0 where no band has data; one value a pixel of `grid`.
+
+  Args:
+    path: of the file.
+    strips, starts: the finished strips and the first pixel row of each.
+    grid: of the area.
+    classes: K names; they are written as tags class_1 to class_K.
+    colours: uint8 [K, 3].
+    tags: of the file.
+  """
+  profile = {
+    'height': grid.height_px,
+    'width': grid.width_px,
+    'count': 1,
+    'dtype': 'uint8',
+    'nodata': LANDCOVER_NODATA,
+    'crs': rasterio.crs.CRS.from_epsg(grid.epsg),
+    'transform': grid.transform,
+  }
+  palette = {LANDCOVER_NODATA: (0, 0, 0)}
+  palette |= {i: (int(r), int(g), int(b)) for i, (r, g, b) in enumerate(colours, start=1)}
+  parts = [(row, strips.load('landcover', i)[..., None]) for i, row in enumerate(starts)]
+  tags = {**tags, **{f'class_{i}': name for i, name in enumerate(classes, start=1)}}
+  options = {'COMPRESS': 'DEFLATE', 'BLOCKSIZE': 512, 'OVERVIEW_RESAMPLING': 'MODE'}
+  _write(path, parts, profile, tags=tags, names=['land cover'], options=options, palette=palette)

@@ -1,0 +1,218 @@
+"""One experiment: pretrain, fine-tune, test, report; in one directory, resumable at any point.
+
+WORKDIR/config.json                          the configuration
+WORKDIR/experiment.json                      what was done, on which data, by which code
+WORKDIR/{pretrain,finetune}/                 metrics.csv, tensorboard/, checkpoints/
+WORKDIR/test.json, samples.npz, report.html  the outcome
+"""
+
+import functools
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from deepsentinel import curriculum, legend, provenance
+from deepsentinel.data import batches, records
+from deepsentinel.evaluation import baselines, metrics, samples
+from deepsentinel.report import html
+from deepsentinel.train import checkpoint, loop, models, parallel, settings
+from deepsentinel.train.trained import Trained
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, *, progress_bar: bool = True) -> pathlib.Path:
+  """Runs an experiment to its end, from wherever an earlier call stopped.
+
+  Args:
+    config: see configs/common.py.
+    workdir: the experiment's directory; made if it is not there.
+    progress_bar: show progress.
+  Returns:
+    path of report.html.
+  Raises:
+    ValueError: a wrong configuration, a directory of another experiment, no prepared records (names the commands that
+      make them), records that do not fit, a loss that is not finite.
+  """
+  plain = json.loads(json.dumps(config.to_dict()))
+  settings.check(plain)
+  workdir = pathlib.Path(workdir).expanduser()
+  report = workdir / 'report.html'
+  journal = Journal(workdir, plain)
+  if journal['status'] == 'finished' and report.exists():
+    _say(f'{workdir} is finished: {report}')
+    return report
+  pretrains = plain['pretrain']['objective'] != 'none' and not plain['pretrain']['from_checkpoint']
+  for name in ('finetune', 'evaluation', *(['pretrain'] if pretrains else [])):
+    parallel.check_batch_size(plain[name]['batch_size'], key=f'{name}.batch_size')
+  data = curriculum.open_data(plain, progress_bar and parallel.is_chief())
+  journal.update(_facts(plain, data))
+  if data.unlabelled is not None:
+    stage = curriculum.pretraining(plain, data, workdir)
+    journal.update({'neighbours': curriculum.realised(stage)} if stage.neighbours else {})
+    _train(stage.stage, journal, progress_bar)
+  if data.labelled:
+    _train(curriculum.finetuning(plain, data, workdir), journal, progress_bar)
+    if not (workdir / 'test.json').exists():
+      score_test_split(plain, data, workdir, progress_bar=progress_bar)
+  if parallel.is_chief():
+    html.write_report([workdir], report)
+  journal.update({'status': 'finished'})
+  _say(f'Finished: {report}')
+  return report
+
+
+def _say(text: str) -> None:
+  if parallel.is_chief():
+    print(text, flush=True)
+
+
+class Journal:
+  """experiment.json and config.json of a directory; the first `update` makes them, so a wrong call leaves nothing."""
+
+  def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
+    """Opens or begins the experiment; ValueError if the directory holds one with another configuration."""
+    self._path, self._config_path = workdir / 'experiment.json', workdir / 'config.json'
+    self._config = config
+    if self._config_path.exists():
+      _require_same_config(json.loads(self._config_path.read_text()), config, workdir)
+    self._content: dict[str, Any] = {'name': config['name'], 'status': 'running', 'stages': {}}
+    if self._path.exists():
+      self._content = json.loads(self._path.read_text())
+
+  def __getitem__(self, key: str) -> Any:
+    return self._content[key]
+
+  def update(self, facts: dict[str, Any]) -> None:
+    self._content.update(facts)
+    if parallel.is_chief():
+      if not self._config_path.exists():
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        provenance.write_json(self._config_path, self._config)
+      provenance.write_json(self._path, self._content)
+
+  def finish_stage(self, name: str, facts: dict[str, Any]) -> None:
+    self.update({'stages': {**self['stages'], name: {'status': 'finished', **facts}}})
+
+
+# May differ between two calls of one experiment: they change no number.
+_FREE_KEYS = ('data.data_dir', 'data.read_threads')
+
+
+def _require_same_config(there: dict[str, Any], here: dict[str, Any], workdir: pathlib.Path) -> None:
+  a, b = settings.flatten(there), settings.flatten(here)
+  differing = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and k not in _FREE_KEYS]
+  if differing:
+    listing = '; '.join(f'config.{k}: {a.get(k)!r} there, {b.get(k)!r} here' for k in differing)
+    raise ValueError(
+      f'{workdir} holds an experiment with another configuration ({listing}). Choose another --workdir, or give the '
+      'configuration it was begun with to go on.'
+    )
+
+
+def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
+  """What experiment.json says before the first step."""
+  about: dict[str, Any] = {
+    split: {'directory': str(r.directory), 'name': r.card['name'], 'patches': len(r)}
+    for split, r in data.labelled.items()
+  }
+  if data.unlabelled is not None:
+    about['pretrain'] = {
+      'directory': str(data.unlabelled.directory), 'name': data.unlabelled.card['name'], 'patches': len(data.index),
+      'excluded_near_heldout': data.excluded, 'exclude_km': config['pretrain']['exclude_km'],
+    }  # fmt: skip
+  source = data.source
+  return {
+    'status': 'running',
+    'synthetic': data.synthetic,
+    'data': about,
+    'spec': data.spec.to_dict(),
+    'statistics': data.statistics.to_dict(),
+    'encoder': dict(config['encoder']),
+    'pretrained_objective': (source.config if source else config)['pretrain']['objective'],
+    'pretrained_from': {'sha256': source.sha256, 'step': source.step} if source else None,
+    'git_commit': provenance.git_commit(),
+    'versions': provenance.versions(),
+    'devices': parallel.describe_devices(),
+  }
+
+
+def _train(stage: loop.Stage, journal: Journal, progress_bar: bool) -> None:
+  """Trains a stage unless it is finished, and notes how it ended."""
+  if journal['stages'].get(stage.name, {}).get('status') == 'finished':
+    logging.info('%s is finished; skipped.', stage.name)
+    return
+  outcome = loop.train(stage, progress_bar=progress_bar)
+  trained = checkpoint.load_trained(stage.directory)
+  parameters = {group: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
+                for group, tree in trained.variables['params'].items()}  # fmt: skip
+  journal.finish_stage(
+    stage.name,
+    {'steps': outcome.steps, 'epochs': stage.epoch(outcome.steps), 'best': outcome.best, 'seconds': outcome.seconds,
+     'stopped_early': outcome.stopped_early, 'parameters': parameters, 'sha256': trained.sha256,
+     'batch_size': stage.batch_size},
+  )  # fmt: skip
+  journal.update({'parameters': parameters})
+
+
+def score_test_split(
+  config: dict[str, Any], data: curriculum.Data, workdir: pathlib.Path, *, progress_bar: bool = True
+) -> None:
+  """Scores the best fine-tuned checkpoint on the test split, once, beside the baselines: test.json, samples.npz."""
+  began = time.monotonic()
+  trained = checkpoint.load_trained(workdir, 'finetune')
+  split, level = data.labelled['test'], models.target_level(config['finetune']['target'])
+  show = progress_bar and parallel.is_chief()
+  evaluate = loop.evaluator(
+    trained.module, curriculum.prepare_inputs(config, data, split.spec, 'finetune'), classes=len(trained.classes)
+  )
+  means, confusion = evaluate(
+    parallel.replicate(trained.variables), curriculum.one_pass(config, split), 'test' if show else None
+  )
+  if not parallel.is_chief():
+    return
+  seconds = round(time.monotonic() - began, 2)
+  bands = tuple(band for band in data.spec.bands if band in split.spec.bands)
+  methods = {
+    'model': metrics.method(confusion, seconds=seconds, loss=means['loss'], step=trained.step),
+    **baselines.evaluate(
+      data.labelled['train'], split, level=level, forest=config['evaluation']['random_forest'], bands=bands,
+      seed=config['seed'], progress=show,
+    ),
+  }  # fmt: skip
+  numbers = samples.choose(config['evaluation']['sample_patches'], len(split))
+  if len(numbers):
+    _save_samples(config, data, trained, split, numbers, workdir / 'samples.npz')
+  total = len(split) * split.patch_px**2
+  provenance.write_json(
+    workdir / 'test.json',
+    {'level': level, 'classes': list(trained.classes), 'methods': methods, 'test_patches': len(split),
+     'synthetic': data.synthetic, 'data': split.card['name'], 'nodata_share': float(1 - confusion.sum() / total)},
+  )  # fmt: skip
+
+
+def _save_samples(
+  config, data: curriculum.Data, trained: Trained, split: records.RecordSet, numbers, path: pathlib.Path
+) -> None:
+  """Predictions of whole patches, put together from the same crops that are scored."""
+  prepare = jax.jit(functools.partial(curriculum.prepare_inputs(config, data, split.spec, 'finetune'), train=False))
+  crop_px, position = config['data']['crop_px'], {int(n): i for i, n in enumerate(numbers)}
+  prediction = np.zeros((len(numbers), split.patch_px, split.patch_px), np.int8)
+  size = min(config['evaluation']['batch_size'], 8)
+  for batch in batches.evaluation_batches(split, batch_size=size, crop_px=crop_px, index=numbers):
+    ready = prepare({field: batch[field] for field in ('s2', 's1') if field in batch}, 0)
+    crops = np.asarray(trained.predict(ready['images'][:, 0], ready['present'][:, 0]))
+    for i in np.flatnonzero(batch['mask']):
+      number, row, col = (int(batch[key][i, 0]) for key in ('index', 'row', 'col'))
+      place = prediction[position[number], row : row + crop_px, col : col + crop_px]
+      place[batch['count'][i]] = crops[i][batch['count'][i]]
+  label = legend.level_lookup(models.target_level(config['finetune']['target']))[split.read('corine', numbers)]
+  pixels = {field: split.read(field, numbers) if field in split.fields else None for field in ('s2', 's1')}
+  s2, s1 = samples.picture_bands(split.spec, pixels['s2'], pixels['s1'])
+  samples.save_samples(
+    path, s2=s2, s1=s1, label=label, prediction=prediction, id=[str(i) for i in split.table['id'].iloc[numbers]]
+  )

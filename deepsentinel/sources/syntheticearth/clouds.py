@@ -1,0 +1,143 @@
+"""Clouds of one datatake: continuous over the whole pass, U-shaped in their share, with height, thin cirrus and haze."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import scipy.special
+import scipy.stats
+
+from deepsentinel.sources.syntheticearth import lattice
+from deepsentinel.sources.syntheticearth.lattice import METRES_PER_DEGREE, Points, fractal, noise, smoothstep
+
+NODE_M = 75.0
+# Beta(0.38, 0.31): mean 0.55, most scenes nearly clear or nearly overcast (cf. MODIS and SEN12TP statistics over land).
+_COVER_ALPHA, _COVER_BETA = 0.38, 0.31
+_SIGMA = 0.277  # standard deviation of lattice.fractal
+MASK_OPACITY = 0.2
+_THICKNESS = 0.085  # of texture above its threshold that lets 1/e through
+_RIM = _THICKNESS * (-np.log(1 - MASK_OPACITY)) ** (1 / 1.3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weather:
+  """One datatake's weather. `salt` seeds all of its fields."""
+
+  salt: int
+
+  def _u(self, name: str) -> float:
+    return lattice.salt_of(self.salt, name) / 2**32
+
+  @property
+  def height_m(self) -> float:
+    return 700 + 2600 * self._u('height') ** 1.5
+
+  @property
+  def aerosol(self) -> float:
+    """How hazy the air is beyond what the atmospheric correction removed, about 0.0 to 0.05 in the blue."""
+    return 0.003 + 0.045 * self._u('aerosol') ** 3
+
+  def _cover_field(self, points: Points) -> np.ndarray:
+    """Standard normal, varies over some hundred kilometres."""
+    z = noise(points, 420e3, self.salt + 1) + 0.75 * noise(points, 150e3, self.salt + 2)
+    z += 0.35 * noise(points, 52e3, self.salt + 3)
+    # The datatake's own level: weather systems are larger than a pass is wide.
+    level = scipy.special.ndtri(min(max(self._u('level'), 1e-4), 1 - 1e-4))
+    return 0.75 * level + 0.66 * z / (_SIGMA * 1.31)
+
+  def cover(self, points: Points) -> np.ndarray:
+    """Expected local share of cloud, 0..1, float64 [N]."""
+    return cover_of(self._cover_field(points))
+
+  def _fields(self, nodes: Points, threshold: float | None) -> np.ndarray:
+    """[4, N]: cloud texture above its threshold, cirrus, haze, brightness texture."""
+    z = self._cover_field(nodes)
+    layered = smoothstep(noise(nodes, 230e3, self.salt + 4) + 0.5 * (self._u('layered') - 0.4) + 0.12 * z, -0.35, 0.35)
+    layered = 0.25 + 0.72 * layered
+    billows = fractal(nodes, 1100, 4, self.salt + 20, gain=0.55)
+    decks = fractal(nodes, 9500, 6, self.salt + 40, gain=0.62)
+    texture = layered * decks + np.sqrt(1 - layered**2) * billows
+    texture = texture - (threshold_of(z) if threshold is None else threshold)
+    cirrus = 0.8 * fractal(self._streaks(nodes), 9000, 4, self.salt + 60, gain=0.55)
+    cirrus += 1.1 * noise(nodes, 90e3, self.salt + 5) + 0.9 * (self._u('cirrus') - 0.72) + 0.06 * z
+    haze = 1 + 1.2 * noise(nodes, 40e3, self.salt + 6) + 0.4 * np.tanh(z)
+    return np.stack([texture, cirrus, haze, billows])
+
+  def _streaks(self, points: Points) -> Points:
+    """The plane squeezed along the wind aloft, so that isotropic noise becomes fibres."""
+    angle = np.pi * self._u('wind')
+    x, y = np.cos(angle), np.sin(angle)
+    east, north = points.lon * 0.65, points.lat
+    along, across = (x * east + y * north) / 7, y * east - x * north
+    return Points.of(np.mod(along, 360), np.clip(across * 0.2, -80, 80) * 5 % 60)
+
+  def threshold_for(self, points: Points, share: float) -> float:
+    """The threshold that puts cloud over `share` of exactly these points, for `at`."""
+    if share <= 0 or share >= 1:
+      return 9.0 if share <= 0 else -9.0
+    texture = self._sampled(points, 0.0)[0]
+    # A cloud's rim only counts from a certain thickness on.
+    return float(np.quantile(texture, 1 - share)) - _RIM
+
+  def _sampled(self, points: Points, threshold: float | None) -> np.ndarray:
+    fields = functools.partial(self._fields, threshold=threshold)
+    return lattice.sampled(points, NODE_M, self.salt, fields, smooth=True)[0]
+
+  def at(self, points: Points, threshold: float | None = None) -> 'Sky':
+    """The sky over points; `threshold` (of `threshold_for`) instead of the weather's own amount of cloud."""
+    texture, cirrus, haze, billows = self._sampled(points, threshold)
+    thickness = np.maximum(texture, 0)
+    opacity = 1 - np.exp(-((thickness / _THICKNESS) ** 1.3))
+    opacity = np.where(opacity > 0.985, 1, opacity)
+    wisps = smoothstep(cirrus, 0.12, 0.75) * 0.42
+    if threshold is not None:
+      wisps = wisps * (threshold < 9)
+    bright = 0.5 + 0.30 * smoothstep(thickness, 0.02, 0.42) + 0.13 * billows
+    return Sky(
+      opacity.astype(np.float32), wisps.astype(np.float32), np.maximum(haze, 0.1).astype(np.float32),
+      bright.astype(np.float32),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass
+class Sky:
+  """float32 [N] each: opacity of thick cloud, of cirrus, haze about 1, brightness of the cloud top."""
+
+  opacity: np.ndarray
+  cirrus: np.ndarray
+  haze: np.ndarray
+  bright: np.ndarray
+
+  @property
+  def mask(self) -> np.ndarray:
+    """bool [N]: what a careful cloud mask would call cloud."""
+    return 1 - (1 - self.opacity) * (1 - self.cirrus) > MASK_OPACITY
+
+
+@functools.lru_cache(maxsize=1)
+def _knots() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  z = np.linspace(-4, 4, 401)
+  cover = scipy.stats.beta.ppf(scipy.special.ndtr(z), _COVER_ALPHA, _COVER_BETA)
+  threshold = -_SIGMA * scipy.special.ndtri(np.clip(cover, 1e-7, 1 - 1e-7)) * 1.15
+  return z, cover, threshold
+
+
+def cover_of(z: np.ndarray) -> np.ndarray:
+  """Standard normal to cloud share."""
+  knots, cover, _ = _knots()
+  return np.interp(z, knots, cover)
+
+
+def threshold_of(z: np.ndarray) -> np.ndarray:
+  """Standard normal to the texture value above which there is cloud."""
+  knots, _, threshold = _knots()
+  return np.interp(z, knots, threshold)
+
+
+def towards_sun(points: Points, height_m: float, sun_elevation_deg: float, sun_azimuth_deg: float) -> Points:
+  """Where the cloud stands whose shadow falls on the points."""
+  away = height_m / np.tan(np.radians(max(sun_elevation_deg, 12.0)))
+  azimuth = np.radians(sun_azimuth_deg)
+  lat = points.lat + away * np.cos(azimuth) / METRES_PER_DEGREE
+  lon = points.lon + away * np.sin(azimuth) / (METRES_PER_DEGREE * np.cos(np.radians(points.lat)))
+  return Points.of(lon, np.clip(lat, -89.9, 89.9))

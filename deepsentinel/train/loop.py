@@ -1,0 +1,316 @@
+"""The one training loop and the one evaluation loop, for every stage and every objective."""
+
+import dataclasses
+import itertools
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+import optax
+import tqdm
+
+from deepsentinel.train import checkpoint, metriclog, parallel
+from deepsentinel.train import state as state_lib
+
+# Of a host batch, what the device needs; the record and crop numbers stay behind.
+_DEVICE_FIELDS = ('s2', 's1', 'corine', 'mask', 'count')
+
+Batches = Iterable[dict[str, np.ndarray]]
+
+
+class NotFiniteError(ValueError):
+  """The loss or its gradient became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Everything the loop needs to know of one stage of training.
+
+  Attributes:
+    name: 'pretrain' or 'finetune'.
+    directory: holds metrics.csv, tensorboard/ and checkpoints/.
+    module: the objective, built with `parallel.norm` and `parallel.gather`.
+    optimiser: of optax.
+    prepare: stored integers -> the objective's batch, on the device.
+    initial_variables: makes the variables before the first step.
+    training: start step -> endless batches of this process's part, the same for the same step.
+    about: the description stored with each checkpoint.
+    total_steps, batch_size: duration; global batch.
+    examples: records in the split, which is one epoch.
+    log_every, save_every, keep: steps between rows, between checkpoints; how many checkpoints to keep.
+    validation: makes one pass over the validation split ('mask' marks padding); None does without.
+    validate_every: steps between passes; 0: once an epoch.
+    patience_epochs: stop when validation loss has not improved for this long; 0 never.
+    classes: K where the objective predicts classes, else 0.
+    scores: confusion matrix -> named scores; those that are numbers are logged beside the validation loss.
+    frozen: top-level groups whose batch statistics do not change.
+  """
+
+  name: str
+  directory: pathlib.Path
+  module: nn.Module
+  optimiser: optax.GradientTransformation
+  prepare: state_lib.Prepare
+  initial_variables: Callable[[], dict[str, Any]]
+  training: Callable[[int], Iterator[dict[str, np.ndarray]]]
+  about: dict[str, Any]
+  total_steps: int
+  batch_size: int
+  examples: int
+  log_every: int = 20
+  save_every: int = 500
+  keep: int = 2
+  validation: Callable[[], Batches] | None = None
+  validate_every: int = 0
+  patience_epochs: float = 0
+  classes: int = 0
+  scores: Callable[[np.ndarray], dict[str, Any]] | None = None
+  frozen: tuple[str, ...] = ()
+
+  def epoch(self, step: int) -> float:
+    return step * self.batch_size / self.examples
+
+  def validation_due(self, step: int) -> bool:
+    if self.validation is None or step == 0:
+      return False
+    if step == self.total_steps:
+      return True
+    if self.validate_every:
+      return step % self.validate_every == 0
+    return int(self.epoch(step)) > int(self.epoch(step - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a stage ended: finished steps, best validation {'step', 'epoch', 'loss'} or None, seconds of training."""
+
+  steps: int
+  best: dict[str, Any] | None
+  seconds: float
+  stopped_early: bool
+
+
+class _StopRequest:
+  """Notes SIGTERM and the first Ctrl-C, so that the loop can save; a second signal ends the process at once.
+
+  With several processes JAX's own service watches for SIGTERM, and the processes agree on the step to stop at.
+  """
+
+  def __init__(self, processes: int):
+    self.number = 0
+    main_thread = threading.current_thread() is threading.main_thread()
+    self._signals = (signal.SIGTERM, signal.SIGINT) if main_thread and processes == 1 else ()
+
+  def __enter__(self):
+    self._before = {number: signal.signal(number, self._note) for number in self._signals}
+    return self
+
+  def _note(self, number, frame):
+    self.number = number
+    signal.signal(number, signal.SIG_DFL)
+
+  def __exit__(self, *error):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
+def train(stage: Stage, *, progress_bar: bool = True) -> Outcome:
+  """Trains a stage from its newest checkpoint, or from the start, to its end.
+
+  Raises:
+    NotFiniteError: the loss or the gradient is NaN or infinite; the last good checkpoint remains.
+    SystemExit: after a SIGTERM or a Ctrl-C; a checkpoint is saved, and the same call goes on from it.
+  """
+  parallel.check_batch_size(stage.batch_size, key=f'{stage.name}.batch_size')
+  checkpoints = checkpoint.Checkpoints(stage.directory / 'checkpoints', stage.about, stage.keep)
+  try:
+    return _Training(stage, checkpoints).run(progress_bar)
+  finally:
+    checkpoints.close()
+
+
+class _Training:
+  """A run of `train`: the state between steps."""
+
+  def __init__(self, stage: Stage, checkpoints: checkpoint.Checkpoints):
+    self.stage, self.checkpoints = stage, checkpoints
+    self.state = state_lib.create(stage.initial_variables(), stage.optimiser)
+    progress: dict[str, Any] = {}
+    if (restored := checkpoints.restore(self.state)) is not None:
+      self.state, progress = restored
+    self.step = int(self.state.step)
+    self.best = progress.get('best')
+    # Sums since the last row of the log, so that a resumed run writes the rows an uninterrupted one does.
+    self.pending: dict[str, list[float]] = progress.get('pending', {})
+    self.evaluate = evaluator(stage.module, stage.prepare, classes=stage.classes)
+    self.log = metriclog.MetricLog(
+      stage.directory, step=self.step, seconds=progress.get('seconds', 0.0), enabled=parallel.is_chief()
+    )
+
+  @property
+  def stopped_early(self) -> bool:
+    if not self.stage.patience_epochs or self.best is None:
+      return False
+    return self.stage.epoch(self.step) - self.best['epoch'] >= self.stage.patience_epochs
+
+  def run(self, progress_bar: bool) -> Outcome:
+    stage = self.stage
+    try:
+      if self.step < stage.total_steps and not self.stopped_early:
+        self._steps(progress_bar)
+      return Outcome(self.step, self.best, self.log.seconds, self.step < stage.total_steps)
+    finally:
+      self.log.close()
+
+  def _steps(self, progress_bar: bool) -> None:
+    stage = self.stage
+    take_step = parallel.parallelise(
+      state_lib.train_step(stage.module, stage.prepare, stage.optimiser, frozen=stage.frozen), donate_first=True
+    )
+    self.state = parallel.replicate(self.state)
+    batches = iter(stage.training(self.step))
+    ready, patches = _place(next(batches))
+    unread = None  # the step whose metrics are still on the device
+    logged_at, logged_step = time.monotonic(), self.step
+    bar = tqdm.tqdm(
+      total=stage.total_steps, initial=self.step, desc=stage.name, unit='step', dynamic_ncols=True,
+      disable=not (progress_bar and parallel.is_chief()),
+    )  # fmt: skip
+    with bar, _StopRequest(parallel.process_count()) as stop:
+      while self.step < stage.total_steps and not self.stopped_early:
+        self.state, metrics = take_step(self.state, ready)
+        if self.step + 1 < stage.total_steps:
+          ready, _ = _place(next(batches))  # read and sent while the step runs
+        if unread is not None:
+          self._account(*unread)
+        self.step += 1
+        unread = (self.step, metrics)
+        bar.update(1)
+
+        log_due = self.step % stage.log_every == 0 or self.step == stage.total_steps
+        validation_due = stage.validation_due(self.step)
+        save_due = self.step % stage.save_every == 0 or self.step == stage.total_steps
+        stopping = parallel.stop_agreed(self.step, bool(stop.number))
+        if not (log_due or validation_due or save_due or stopping):
+          continue
+        self._account(*unread)
+        unread = None
+        if log_due:
+          now = time.monotonic()
+          rate = (self.step - logged_step) * patches * parallel.process_count() / max(now - logged_at, 1e-9)
+          bar.set_postfix_str(f'loss {_mean(self.pending["loss"]):.4g}, {rate:.0f} patches/s', refresh=False)
+          self._log_training(rate)
+        if validation_due:
+          save_due |= self._validate(progress_bar)
+        if save_due or stopping or self.stopped_early:
+          self._save()
+        if stopping:
+          self._leave(stop.number or signal.SIGTERM)
+        if log_due or validation_due:
+          logged_at, logged_step = time.monotonic(), self.step
+
+  def _account(self, step: int, metrics: state_lib.Metrics) -> None:
+    """Waits for a step's metrics and adds them to the sums; raises if they are not finite."""
+    values = {name: [float(part) for part in pair] for name, pair in parallel.unreplicate(metrics).items()}
+    for name in ('loss', 'gradient_norm'):
+      if not np.isfinite(values[name][0]):
+        self._raise_not_finite(step, name.replace('_', ' '), values[name][0])
+    for name, pair in values.items():
+      sums = self.pending.setdefault(name, [0.0, 0.0])
+      self.pending[name] = [sums[0] + pair[0], sums[1] + pair[1]]
+
+  def _raise_not_finite(self, step: int, what: str, value: float) -> None:
+    last = self.checkpoints.latest_step()
+    kept = f'The last good checkpoint is step {last}' if last is not None else 'No checkpoint was saved yet'
+    raise NotFiniteError(
+      f'The {what} is {value} at step {step} of {self.stage.name}. {kept} in {self.stage.directory / "checkpoints"}. '
+      f'Lower --config.{self.stage.name}.learning_rate in a new --workdir, or check the records: '
+      'a band with a tiny standard deviation or wrong units makes huge inputs.'
+    )
+
+  def _log_training(self, patches_per_s: float) -> None:
+    values = {name: _mean(pair) for name, pair in self.pending.items()}
+    self.log.write(self.step, self.stage.epoch(self.step), 'train', {**values, 'patches_per_s': patches_per_s})
+    self.pending = {}
+
+  def _validate(self, progress_bar: bool) -> bool:
+    """One pass over the validation split; whether it is the best so far."""
+    stage = self.stage
+    variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
+    text = 'validation' if progress_bar and parallel.is_chief() else None
+    metrics, confusion = self.evaluate(variables, stage.validation(), text)
+    scores = stage.scores(confusion) if stage.scores and confusion.sum() else {}
+    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+    self.log.write(self.step, stage.epoch(self.step), 'validation', {**metrics, **numbers})
+    loss = metrics.get('loss', float('nan'))
+    if not np.isfinite(loss):
+      raise ValueError(
+        f'The validation split of {stage.name} has a loss of {loss}: no pixel of it is labelled, or the model '
+        'overflows. Use a labelled corpus whose validation split has labels.'
+      )
+    improved = self.best is None or loss < self.best['loss']
+    if improved:
+      self.best = {'step': self.step, 'epoch': stage.epoch(self.step), 'loss': loss}
+    return improved
+
+  def _save(self) -> None:
+    self.log.sync()
+    progress = {'best': self.best, 'pending': self.pending, 'seconds': self.log.seconds}
+    self.checkpoints.save(parallel.unreplicate(self.state), progress)
+
+  def _leave(self, number: int) -> None:
+    self.checkpoints.wait()
+    tqdm.tqdm.write(f'Stopped by signal {number} at step {self.step} of {self.stage.name}; the same command goes on.')
+    raise SystemExit(128 + number)
+
+
+def evaluator(
+  module: nn.Module, prepare: state_lib.Prepare, *, classes: int = 0
+) -> Callable[..., tuple[dict[str, float], np.ndarray]]:
+  """The evaluation loop of an objective, compiled once.
+
+  Args:
+    module: the objective; the running batch statistics are used.
+    prepare: stored integers -> the objective's batch.
+    classes: K, or 0.
+  Returns:
+    function of (replicated variables, this process's batches, each with 'mask' bool[B]; text of the progress bar,
+    None for none) -> (weighted means of loss and diagnostics by name, confusion int64 [K, K] with rows = reference).
+    Padding counts for nothing.
+  """
+  take_step = parallel.parallelise(state_lib.eval_step(module, prepare, classes=classes))
+
+  def evaluate(variables: dict[str, Any], batches: Batches, text: str | None = 'evaluation'):
+    sums: dict[str, np.ndarray] = {}
+    confusion = np.zeros((classes, classes), np.int64)
+    running = None
+    # None at the end: each result is read while the next batch runs, the last one after all.
+    with tqdm.tqdm(desc=text, unit='batch', leave=False, disable=text is None) as bar:
+      for batch in itertools.chain(batches, [None]):
+        started = None if batch is None else take_step(variables, _place(batch)[0])
+        if running is not None:
+          metrics, counts = parallel.unreplicate(running)
+          for name, pair in metrics.items():
+            sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)
+          confusion += counts
+          bar.update(1)
+        running = started
+    return {name: _mean(pair) for name, pair in sums.items()}, confusion
+
+  return evaluate
+
+
+def _place(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
+  """(the batch on this process's devices, patches in it)."""
+  pixels = {name: value for name, value in batch.items() if name in _DEVICE_FIELDS}
+  images = next(pixels[name] for name in ('s2', 's1') if name in pixels)
+  return parallel.shard(pixels), int(np.prod(images.shape[:2]))
+
+
+def _mean(pair) -> float:
+  return float(pair[0] / pair[1]) if pair[1] else float('nan')

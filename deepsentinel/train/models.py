@@ -1,0 +1,77 @@
+"""An experiment's objective, with its encoder, from its configuration."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deepsentinel import legend, registry
+from deepsentinel.objectives.base import VIEWS
+
+STAGES = ('pretrain', 'finetune')
+TARGETS = {'corine_level1': 1, 'corine_level2': 2, 'corine_level3': 3}
+
+
+def target_level(target: str) -> int:
+  """The EEA level of a fine-tuning target."""
+  if target not in TARGETS:
+    raise ValueError(f'Unknown finetune.target {target!r}. Known: {", ".join(TARGETS)}.')
+  return TARGETS[target]
+
+
+def class_names(config: Mapping[str, Any], stage: str) -> tuple[str, ...]:
+  """Classes that a stage predicts; empty for pretraining."""
+  return legend.level_classes(target_level(config['finetune']['target'])) if stage == 'finetune' else ()
+
+
+def build(
+  config: Mapping[str, Any], stage: str, *, norm: Callable | None = None, gather: Callable | None = None
+) -> nn.Module:
+  """The objective of a stage.
+
+  A section of `config.pretrain` named like the objective holds its fields; what is no field of it (Tile2Vec's
+  neighbour law) belongs to the data.
+
+  Args:
+    config: an experiment's configuration, as ConfigDict or plain dict.
+    stage: 'pretrain' or 'finetune'.
+    norm: partial of batch norm; `parallel.norm` in training, None (plain) for initialising and inference.
+    gather: `parallel.gather` in training; None elsewhere.
+  """
+  norms = {} if norm is None else {'norm': norm}
+  encoder = registry.load('encoder', config['encoder']['name'])(width=config['encoder']['width'], **norms)
+  if stage == 'pretrain':
+    name = config['pretrain']['objective']
+    objective = registry.load('objective', name)
+    section = dict(config['pretrain'].get(name, {}))
+  else:
+    objective = registry.load('objective', 'landcover')
+    section = {
+      'classes': len(class_names(config, stage)),
+      'frozen_encoder': config['finetune']['frozen_encoder'],
+    }
+  fields = {field.name for field in dataclasses.fields(objective)}
+  options = {key: value for key, value in section.items() if key in fields}
+  if 'norm' in fields:
+    options |= norms
+  if 'gather' in fields:
+    options['gather'] = gather
+  return objective(encoder=encoder, **options)
+
+
+def views(config: Mapping[str, Any], stage: str) -> str:
+  """The kind of batch a stage trains on: 'single', 'pair', 'triplet' or 'labelled'."""
+  name = config['pretrain']['objective'] if stage == 'pretrain' else 'landcover'
+  return registry.load('objective', name).views
+
+
+def example_inputs(objective: nn.Module, bands: int, crop_px: int = 32) -> dict[str, jax.Array]:
+  """One example of zeros, of the kind that `objective` takes: enough to initialise it."""
+  v = VIEWS[objective.views]
+  inputs = {'images': jnp.zeros((1, v, crop_px, crop_px, bands)), 'present': jnp.ones((1, v, bands), bool)}
+  if objective.views == 'labelled':
+    inputs['labels'] = jnp.zeros((1, crop_px, crop_px), jnp.int32)
+  return inputs

@@ -1,0 +1,175 @@
+"""Data parallelism: the only file that names `pmap` and its axis.
+
+Everything that must see the whole global batch goes through here: batch-norm statistics (`norm`), negatives
+(`gather`), gradients and metrics (`total`, `mean`). Functions that use the axis only make sense inside a function
+given to `parallelise`.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+_AXIS = 'batch'
+
+
+def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> None:
+  """Joins the processes of a multi-host run; does nothing for a single process. Call before any other use of JAX.
+
+  Arguments left empty are taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+  Args:
+    coordinator: 'host:port' of process 0, or 'auto' where a launcher that JAX detects (Slurm, Open MPI, Cloud TPU)
+      knows it.
+    processes: number of processes of the run.
+    process: number of this process, from 0.
+  Raises:
+    ValueError: only some of the three are known.
+  """
+  coordinator = coordinator or os.environ.get('JAX_COORDINATOR_ADDRESS', '')
+  if not coordinator:
+    if processes > 1:
+      raise ValueError(
+        f'{processes} processes asked for, but no coordinator; pass --coordinator=HOST:PORT of process 0.'
+      )
+    return
+  # The CPU backend has no collectives across processes of its own; other backends ignore this.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  if coordinator == 'auto':
+    jax.distributed.initialize()
+    return
+  processes = processes or int(os.environ.get('JAX_NUM_PROCESSES', 0))
+  process = process if process >= 0 else int(os.environ.get('JAX_PROCESS_ID', -1))
+  if processes < 1 or not 0 <= process < processes:
+    raise ValueError(
+      f'Coordinator {coordinator} needs the number of processes and the number of this one (0 to processes - 1); '
+      f'found processes={processes}, process={process}. Pass --processes and --process.'
+    )
+  jax.distributed.initialize(coordinator, processes, process)
+
+
+def is_chief() -> bool:
+  """Whether this process writes the files of a run."""
+  return jax.process_index() == 0
+
+
+def process_count() -> int:
+  return jax.process_count()
+
+
+def process_index() -> int:
+  return jax.process_index()
+
+
+def check_batch_size(batch_size: int, devices: int | None = None, *, key: str = '') -> None:
+  """ValueError if a global batch does not divide over the devices; names the nearest sizes that do."""
+  devices = devices or jax.device_count()
+  if batch_size < 1 or batch_size % devices:
+    below = batch_size // devices * devices
+    nearest = ', '.join(str(size) for size in (below, below + devices) if size > 0)
+    hint = f' Pass --config.{key}=...' if key else ''
+    raise ValueError(
+      f'Batch size {batch_size} does not divide over {devices} devices; nearest that do: {nearest}.{hint}'
+    )
+
+
+def norm(**kwargs) -> nn.Module:
+  """Batch norm whose statistics are those of the global batch; a drop-in for the partial an encoder defaults to."""
+  return nn.BatchNorm(**{'momentum': 0.9, 'epsilon': 1e-5, 'axis_name': _AXIS, **kwargs})
+
+
+def gather(x: jax.Array) -> jax.Array:
+  """[B, ...] of this device -> [D*B, ...] of all devices, in the order of the global batch."""
+  return jax.lax.all_gather(x, _AXIS, tiled=True)
+
+
+def total(tree: Any) -> Any:
+  """Sum over devices of every leaf."""
+  return jax.lax.psum(tree, _AXIS)
+
+
+def mean(tree: Any) -> Any:
+  """Mean over devices of every leaf."""
+  return jax.lax.pmean(tree, _AXIS)
+
+
+def first_example(examples: int) -> jax.Array:
+  """int32 scalar: the number, in the global batch, of this device's first of `examples` examples."""
+  return jax.lax.axis_index(_AXIS) * examples
+
+
+def parallelise(function: Callable, *, donate_first: bool = False) -> Callable:
+  """`function` on every device at once: arguments and results carry a leading device dimension [D, ...].
+
+  Args:
+    function: of any trees of arrays; may call `total`, `mean`, `gather`, `first_example` and use `norm`.
+    donate_first: reuse the memory of the first argument (the training state), which is then gone.
+  """
+  return jax.pmap(function, axis_name=_AXIS, donate_argnums=(0,) if donate_first else ())
+
+
+@functools.cache
+def _sharding() -> NamedSharding:
+  return NamedSharding(Mesh(np.array(jax.local_devices()), (_AXIS,)), PartitionSpec(_AXIS))
+
+
+def shard(batch: Any) -> Any:
+  """This process's part of a batch, [B, ...] of NumPy arrays, to its devices: [D, B/D, ...].
+
+  The transfer is only started. The caller must not write into the arrays afterwards: on a CPU the device may keep
+  using their memory.
+  """
+  devices = jax.local_device_count()
+
+  def split(array):
+    # [B, ...] -> [D, B/D, ...]
+    return jax.device_put(array.reshape(devices, array.shape[0] // devices, *array.shape[1:]), _sharding())
+
+  return jax.tree.map(split, batch)
+
+
+def replicate(tree: Any) -> Any:
+  """A tree of arrays -> the same on every device, [D, ...]."""
+  devices = jax.local_device_count()
+  return jax.tree.map(
+    lambda leaf: jax.device_put(
+      np.broadcast_to(np.asarray(leaf)[None], (devices, *np.shape(leaf))).copy(), _sharding()
+    ),
+    tree,
+  )
+
+
+def unreplicate(tree: Any) -> Any:
+  """One device's copy of a replicated tree, as NumPy arrays (which is also what several processes can save).
+
+  Copies: on a CPU an array may be a view of memory that the next step, given the state to reuse, overwrites.
+  """
+  return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data[0], copy=True), tree)
+
+
+def unshard(tree: Any) -> Any:
+  """[D, B/D, ...] on this process's devices -> NumPy [B, ...]."""
+  return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
+
+
+def stop_agreed(step: int, stop: bool) -> bool:
+  """Whether all processes leave the loop at this step; with one process, whether it was asked to (`stop`)."""
+  if jax.process_count() == 1:
+    return stop
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.reached_preemption_sync_point(step)
+
+
+def describe_devices() -> dict[str, int | str]:
+  """What the run computes on."""
+  return {
+    'kind': jax.local_devices()[0].device_kind,
+    'devices': jax.device_count(),
+    'processes': jax.process_count(),
+  }

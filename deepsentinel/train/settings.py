@@ -1,0 +1,155 @@
+"""Checks of an experiment's configuration before its first step: a wrong value is named by its key."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from deepsentinel import registry, sensors
+from deepsentinel.train import models
+
+STRIDE_PX = 16  # the encoders halve four times
+
+
+def _number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _whole(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+# A rule is (holds, what is allowed).
+Rule = tuple[Callable[[Any], bool], str]
+_TEXT: Rule = (lambda v: isinstance(v, str), 'a text')
+_NAME: Rule = (lambda v: isinstance(v, str) and v != '', 'a text that is not empty')
+_BOOL: Rule = (lambda v: isinstance(v, bool), 'True or False')
+_COUNT: Rule = (lambda v: _whole(v) and v >= 1, 'a whole number, 1 or more')
+_COUNT_OR_0: Rule = (lambda v: _whole(v) and v >= 0, 'a whole number, 0 or more')
+_POSITIVE: Rule = (lambda v: _number(v) and 0 < v < float('inf'), 'a number above 0')
+_NOT_NEGATIVE: Rule = (lambda v: _number(v) and 0 <= v < float('inf'), 'a number, 0 or more')
+_SHARE: Rule = (lambda v: _number(v) and 0 <= v <= 1, 'a probability, 0 to 1')
+
+
+def _one_of(*names: str) -> Rule:
+  return (lambda v: v in names, f'one of {", ".join(names)}')
+
+
+_DURATION = {'steps': _COUNT_OR_0, 'epochs': _NOT_NEGATIVE, 'examples': _COUNT_OR_0}
+_RULES: dict[str, Rule] = {
+  'name': _NAME,
+  'seed': (lambda v: _whole(v) and 0 <= v < 2**31, 'a whole number from 0 to 2**31 - 1'),
+  'data.unlabelled': _TEXT,
+  'data.labelled': _TEXT,
+  'data.data_dir': _TEXT,
+  'data.bands': _TEXT,
+  'data.crop_px': (lambda v: _whole(v) and v > 0 and v % STRIDE_PX == 0, f'a multiple of {STRIDE_PX} pixels'),
+  'data.read_threads': _COUNT,
+  'encoder.name': _NAME,
+  'encoder.width': (lambda v: _whole(v) and v > 0 and v % 8 == 0, 'a multiple of 8 channels'),
+  'pretrain.objective': _NAME,
+  'pretrain.from_checkpoint': _TEXT,
+  **{f'pretrain.duration.{key}': rule for key, rule in _DURATION.items()},
+  'pretrain.batch_size': _COUNT,
+  'pretrain.learning_rate': _POSITIVE,
+  'pretrain.exclude_heldout': _BOOL,
+  'pretrain.exclude_km': _NOT_NEGATIVE,
+  'pretrain.sensor_dropout': _SHARE,
+  'pretrain.tile2vec.margin': _NOT_NEGATIVE,
+  'pretrain.tile2vec.pooling': _one_of('mean', 'cell'),
+  'pretrain.tile2vec.neighbour': _one_of('near', 'literal', 'uniform', 'other_acquisition', 'same_patch'),
+  'pretrain.tile2vec.neighbour_scale_km': (lambda v: v == 'auto' or _POSITIVE[0](v), "'auto' or a number above 0"),
+  'pretrain.tile2vec.max_distance_km': _POSITIVE,
+  'finetune.target': _one_of(*models.TARGETS),
+  **{f'finetune.duration.{key}': rule for key, rule in _DURATION.items()},
+  'finetune.batch_size': _COUNT,
+  'finetune.learning_rate': _POSITIVE,
+  'finetune.patience_epochs': _NOT_NEGATIVE,
+  'finetune.validate_every_steps': _COUNT_OR_0,
+  'finetune.frozen_encoder': _BOOL,
+  'finetune.sensor_dropout': _SHARE,
+  'evaluation.batch_size': _COUNT,
+  'evaluation.random_forest': _BOOL,
+  'evaluation.sample_patches': _COUNT_OR_0,
+  'checkpoint.every_steps': _COUNT,
+  'checkpoint.keep': _COUNT,
+  'log_every_steps': _COUNT,
+}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} as {'a.b': 1}."""
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    name = f'{prefix}{key}'
+    flat.update(flatten(value, f'{name}.') if isinstance(value, Mapping) else {name: value})
+  return flat
+
+
+def check(config: Mapping[str, Any]) -> None:
+  """Checks every key and value of an experiment's configuration.
+
+  Args:
+    config: plain dict (`ConfigDict.to_dict()`).
+  Raises:
+    ValueError: an unknown or a missing key, a value out of range, an unknown encoder or objective, a duration that
+      is not exactly one of steps, epochs and examples. Names the key, what was found and what is allowed.
+  """
+  flat = flatten(config)
+  # Sections of other objectives (pretrain.<objective>.*) belong to their classes, which check them.
+  own = tuple(f'pretrain.{name}.' for name in registry.known('objective') if name != 'tile2vec')
+  for key, value in flat.items():
+    if key.startswith(own):
+      continue
+    if key not in _RULES:
+      close = difflib.get_close_matches(key, _RULES, n=1)
+      hint = f' Did you mean config.{close[0]}?' if close else ''
+      raise ValueError(f'Unknown config.{key}.{hint} configs/common.py lists every key.')
+    holds, allowed = _RULES[key]
+    if not holds(value):
+      raise ValueError(f'config.{key} is {value!r}; allowed: {allowed}.')
+  missing = sorted(set(_RULES) - set(flat))
+  if missing:
+    raise ValueError(f'config.{missing[0]} is missing. Start from configs.common.get_config(), which has every key.')
+  registry.load('encoder', flat['encoder.name'])
+  if flat['pretrain.objective'] != 'none':
+    _check_objective(flat['pretrain.objective'])
+  for stage in models.STAGES:
+    total_steps(config[stage]['duration'], 1, 1, f'{stage}.duration')
+  if flat['data.bands']:
+    sensors.SensorSpec(band_list(flat['data.bands']))
+  if not flat['data.labelled'] and flat['pretrain.objective'] == 'none':
+    raise ValueError(
+      "config.data.labelled is empty and config.pretrain.objective is 'none': there is nothing to do. "
+      'Name labelled records, or an objective to pretrain with.'
+    )
+
+
+def _check_objective(name: str) -> None:
+  pretraining = [n for n in registry.known('objective') if registry.load('objective', n).views != 'labelled']
+  if name not in pretraining:
+    close = difflib.get_close_matches(name, ['none', *pretraining], n=1)
+    hint = f' Did you mean {close[0]!r}?' if close else ''
+    raise ValueError(f'Unknown config.pretrain.objective {name!r}. Known: none, {", ".join(pretraining)}.{hint}')
+
+
+def band_list(bands: str) -> tuple[str, ...]:
+  """'B2, B3,VV' -> ('B2', 'B3', 'VV')."""
+  return tuple(band.strip() for band in bands.split(',') if band.strip())
+
+
+def total_steps(duration: Mapping[str, Any], examples: int, batch_size: int, key: str) -> int:
+  """Steps of a duration given as exactly one of steps, epochs and examples; at least 1.
+
+  Args:
+    duration: {'steps', 'epochs', 'examples'}, of which one is above 0.
+    examples: records in one epoch.
+    batch_size: global.
+    key: of the configuration, for the message.
+  """
+  given = {unit: value for unit, value in duration.items() if value > 0}
+  if len(given) != 1:
+    found = ', '.join(f'{unit}={value}' for unit, value in duration.items())
+    raise ValueError(f'config.{key} must have exactly one of steps, epochs and examples above 0; found {found}.')
+  ((unit, value),) = given.items()
+  seen = {'steps': value * batch_size, 'epochs': value * examples, 'examples': value}[unit]
+  return max(1, round(seen / batch_size))

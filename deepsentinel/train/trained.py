@@ -1,0 +1,92 @@
+"""A trained model, ready to encode or to predict; `checkpoint.load_trained` reads one."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepsentinel import sensors
+from deepsentinel.encoders.base import EncoderOutput
+from deepsentinel.train import models
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """One checkpoint.
+
+  Attributes:
+    stage: 'pretrain' or 'finetune'.
+    config: of the experiment, plain dict.
+    spec: the sensor contract; its bands are the channels, in order.
+    statistics: BandStatistics.to_dict() of these bands.
+    subsets: lists of bands it was also trained to work with.
+    module: the objective, with plain batch norm.
+    variables: {'params', 'batch_stats'}, NumPy arrays.
+    step: finished training steps.
+    sha256: of the parameters.
+    synthetic: whether it was trained on computed pixels.
+    directory: of the checkpoint.
+  """
+
+  stage: str
+  config: dict[str, Any]
+  spec: sensors.SensorSpec
+  statistics: dict[str, Any]
+  subsets: list[list[str]]
+  module: nn.Module
+  variables: dict[str, Any]
+  step: int
+  sha256: str
+  synthetic: bool
+  directory: pathlib.Path
+
+  @property
+  def bands(self) -> tuple[str, ...]:
+    return self.spec.bands
+
+  @property
+  def crop_px(self) -> int:
+    return self.config['data']['crop_px']
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Class names that `predict` tells apart; empty for a pretrained encoder."""
+    return models.class_names(self.config, self.stage)
+
+  @functools.cached_property
+  def _encode(self):
+    encoder = self.module.encoder
+    variables = {kind: jax.device_put(tree['encoder']) for kind, tree in self.variables.items() if 'encoder' in tree}
+    apply = jax.jit(lambda variables, images, present: encoder.apply(variables, images, present=present, train=False))
+    return functools.partial(apply, variables)
+
+  def encode(self, images: np.ndarray, present: np.ndarray | None = None) -> EncoderOutput:
+    """images f32[B, H, W, C] standardised, present bool[B, C] -> embedding and feature map; compiled per shape."""
+    if present is None:
+      present = np.ones((images.shape[0], images.shape[-1]), bool)
+    return self._encode(images, present)
+
+  @functools.cached_property
+  def _predict(self):
+    variables = jax.device_put(self.variables)
+    apply = jax.jit(
+      lambda variables, inputs: self.module.apply(variables, inputs, train=False, method='predict').argmax(-1)
+    )
+    return functools.partial(apply, variables)
+
+  def predict(self, images: np.ndarray, present: np.ndarray | None = None) -> jax.Array:
+    """images f32[B, H, W, C] standardised, present bool[B, C] -> class int32[B, H, W].
+
+    Raises:
+      ValueError: a pretrained encoder has no classes.
+    """
+    if not self.classes:
+      raise ValueError(f'The {self.stage} checkpoint in {self.directory} predicts no classes; use a fine-tuned one.')
+    if present is None:
+      present = jnp.ones((images.shape[0], images.shape[-1]), bool)
+    return self._predict({'images': images[:, None], 'present': present[:, None]})

@@ -1,0 +1,114 @@
+"""python -m deepsentinel.embed, with a checkpoint that is made up and everything else real."""
+
+import numpy as np
+import pytest
+import rasterio
+from absl import flags
+from absl.testing import flagsaver
+
+from deepsentinel import embed
+from deepsentinel.sources import base
+from deepsentinel.train import checkpoint
+from tests.embedding.small_area import make_grid, make_model
+
+if not flags.FLAGS.is_parsed():
+  flags.FLAGS(['embed', '--checkpoint=run', '--out=out'])
+
+
+@pytest.fixture
+def scene_files(tmp_path):
+  """A Sentinel-2 and a Sentinel-1 GeoTIFF of the same ground."""
+  grid = make_grid(100, 90)
+  rng = np.random.default_rng(0)
+  for name, bands, dtype, values in (
+    ('S2_20200601', ('B2', 'B3', 'B4'), 'uint16', rng.integers(200, 4000, (3, 100, 90))),
+    ('S1_20200602', ('VV', 'VH'), 'float32', rng.uniform(-25, -5, (2, 100, 90))),
+  ):
+    (tmp_path / name).mkdir()
+    with rasterio.open(
+      tmp_path / name / f'{name}.tif', 'w', driver='GTiff', height=100, width=90, count=len(bands), dtype=dtype,
+      crs='EPSG:32632', transform=grid.transform,
+    ) as dataset:  # fmt: skip
+      dataset.write(values.astype(dtype))
+      dataset.descriptions = bands
+  times = '{"S2_20200601": "2020-06-01T10:00:00Z", "S1_20200602": "2020-06-02T05:00:00Z"}'
+  return {
+    's2': str(tmp_path / 'S2_20200601'),
+    's1': str(tmp_path / 'S1_20200602'),
+    's2_unit': 'reflectance_x1e4',
+    's1_unit': 'db',
+    's1_quantity': 'sigma0_ellipsoid',
+    'option': [f'times={times}'],
+  }
+
+
+@pytest.fixture(autouse=True)
+def made_up_checkpoint(monkeypatch):
+  model = make_model(attention=True)
+  monkeypatch.setattr(checkpoint, 'load_trained', lambda path, stage=None: model)
+
+
+def run(out, **values):
+  with flagsaver.flagsaver(out=str(out), progress=False, **values):
+    embed.run()
+
+
+def test_local_files(scene_files, tmp_path, capsys):
+  run(tmp_path / 'out', **scene_files)
+  with rasterio.open(tmp_path / 'out' / 'embedding.tif') as dataset:
+    assert dataset.shape == (7, 6)
+    assert dataset.transform[:6] == (160, 0, 600_010, 0, -160, 5_300_020)
+    assert np.isfinite(dataset.read()).all()
+    assert dataset.tags()['scenes'] == 'S2_20200601,S1_20200602'
+  printed = capsys.readouterr().out
+  assert 'sentinel2: S2_20200601, 2020-06-01 10:00 UTC' in printed
+  assert 'area: 0.90 x 1.00 km, EPSG:32632, 90 x 100 px' in printed
+
+
+def test_a_part_of_a_local_scene(scene_files, tmp_path):
+  west, south, east, north = make_grid(100, 90).window(20, 30, 40, 40).outline_lonlat().bounds
+  run(tmp_path / 'out', bounds=[str(v) for v in (west, south, east, north)], **scene_files)
+  with rasterio.open(tmp_path / 'out' / 'embedding.tif') as dataset:
+    # The box of longitudes and latitudes around the window, on the scene's own pixels.
+    assert 0 <= 600_010 + 300 - dataset.bounds.left < 20
+    assert (dataset.bounds.left - 600_010) % 10 == 0
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'source': 'synthetic'}, 'is searched: pass --bounds'),
+    ({'source': 'syntetic', 'bounds': ['1', '2', '3', '4'], 'date': '2020-06-01'}, "Did you mean 'synthetic'"),
+    ({'source': 'synthetic', 'bounds': ['a', '2', '3', '4']}, 'is no west,south,east,north'),
+    ({'source': 'synthetic', 'bounds': ['1', '2', '3', '4'], 'date': '1st of May'}, 'is no YYYY-MM-DD'),
+    ({}, 'needs --s2=... or --s1=...'),
+    ({'option': ['x']}, 'is no key=value'),
+  ],
+)
+def test_bad_flags(values, message, tmp_path):
+  extra = {'s2': 'x'} if 'option' in values else {}
+  with pytest.raises(ValueError, match=message):
+    run(tmp_path / 'out', **values, **extra)
+
+
+def test_one_sensor_alone_is_refused(scene_files, tmp_path):
+  scene_files = {**scene_files, 's1': ''}
+  with pytest.raises(ValueError, match='these pixels have no VV, VH'):
+    run(tmp_path / 'out', **scene_files)
+
+
+def test_a_searched_source(tmp_path, monkeypatch, capsys):
+  from deepsentinel import registry
+  from tests.embedding.small_area import ArraySource
+
+  grid = make_grid(200, 200)
+  monkeypatch.setattr(registry, 'load', lambda kind, name: lambda **options: ArraySource(grid, **options))
+  west, south, east, north = grid.window(50, 50, 60, 60).outline_lonlat().bounds
+  bounds = [str(v) for v in (west, south, east, north)]
+  run(tmp_path / 'out', source='synthetic', bounds=bounds, date='2020-05-30', option=['seed=3'])
+  printed = capsys.readouterr().out
+  assert 'sentinel2: sentinel2_a, 2020-06-01 12:00 UTC, shows 100% of the area' in printed
+  assert 'computed, not observed' in printed
+  with rasterio.open(tmp_path / 'out' / 'embedding.tif') as dataset:
+    assert dataset.crs.to_epsg() == base.PatchGrid(32632, 0, 0, 1, 1).epsg
+    assert np.isfinite(dataset.read()).all()

@@ -1,0 +1,268 @@
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rasterio
+
+from deepsentinel import legend, sensors
+from deepsentinel.embedding import scene
+from deepsentinel.embedding.inputs import SceneReader
+from tests.embedding.small_area import BANDS, ArraySource, make_grid, make_model
+
+ROWS, COLS = 16, 12  # cells
+GRID = make_grid(ROWS * 16 - 5, COLS * 16 - 9)  # the last cells are covered in part
+
+
+@pytest.fixture(scope='module')
+def model():
+  return make_model()
+
+
+def run(model, source, out, grid=GRID, **options):
+  reader = SceneReader(source.inputs(), model.bands)
+  return scene.embed(model, reader, grid, out, progress=False, **options)
+
+
+def values(path):
+  with rasterio.open(path) as dataset:
+    return np.moveaxis(dataset.read(), 0, -1)
+
+
+def standardised(source, rows, cols):
+  """Pixels of an area as the encoder sees them, beyond the scene 0."""
+  grid = GRID.window(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+  parts = []
+  for item, nodata, scale, mean, std in zip(
+    source.inputs(), (0, sensors.S1_NODATA), (10_000, 100), (0.2, -15.0), (0.1, 5.0), strict=True
+  ):
+    held = source.spec.s2_bands if item.scene.sensor == 'sentinel2' else source.spec.s1_bands
+    stored = source.read(item.scene, grid, held).to_storage()
+    parts.append(np.where(stored == nodata, 0, (stored.astype(np.float32) / scale - mean) / std))
+  return np.concatenate(parts, -1)[None].astype(np.float32)
+
+
+def test_windows_equal_the_whole_image_and_the_georeference_is_exact(model, tmp_path):
+  source = ArraySource(GRID)
+  result = run(model, source, tmp_path / 'a', window_px=160)  # kept cells: 10 - 2 * 4
+  ours = values(result.embedding)
+  assert ours.shape == (ROWS, COLS, 64)
+  # The whole area at once, padded wide enough that zeros of the layers' own padding stay outside.
+  pad = 8 * 16
+  whole = standardised(source, slice(-pad, ROWS * 16 + pad), slice(-pad, COLS * 16 + pad))
+  theirs = np.asarray(model.encode(whole).feature_map)[0, 8:-8, 8:-8]
+  np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max(), rtol=0)
+  # And the bare image, whose borders the layers pad with zeros: the same away from them.
+  bare = np.asarray(model.encode(standardised(source, slice(0, ROWS * 16), slice(0, COLS * 16))).feature_map)[0]
+  inside = np.s_[4:-4, 4:-4]
+  np.testing.assert_allclose(ours[inside], bare[inside], atol=2e-5 * np.abs(bare).max(), rtol=0)
+
+  with rasterio.open(result.embedding) as dataset:
+    assert dataset.crs.to_epsg() == 32632
+    assert dataset.transform[:6] == (160, 0, 600_010, 0, -160, 5_300_020)
+    assert dataset.dtypes[0] == 'float32'
+    assert np.isnan(dataset.nodata)
+    assert dataset.descriptions[:2] == ('embedding_000', 'embedding_001')
+    tags = dataset.tags()
+    assert dataset.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
+  assert tags['checkpoint_sha256'] == model.sha256
+  assert tags['bands'] == ','.join(BANDS)
+  assert tags['source'] == 'array'
+  assert tags['scenes'] == 'sentinel2_a,sentinel1_a'
+  assert tags['synthetic'] == 'true'
+  assert 'NaN where none' in tags['nodata_rule']
+  assert not (tmp_path / 'a' / 'strips').exists()
+  with rasterio.open(result.picture) as dataset:
+    assert dataset.width > dataset.height > 300
+
+
+def test_the_window_does_not_change_the_result(model, tmp_path):
+  source = ArraySource(GRID)
+  small = values(run(model, source, tmp_path / 'small', window_px=160).embedding)
+  chosen = values(run(model, source, tmp_path / 'chosen').embedding)
+  np.testing.assert_allclose(small, chosen, atol=2e-5 * np.abs(chosen).max(), rtol=0)
+
+
+def test_the_lattice_follows_the_areas_corner(model, tmp_path):
+  """The same ground embedded as part of a larger area, whole cells away: the same cells."""
+  source = ArraySource(GRID)
+  whole = values(run(model, source, tmp_path / 'whole', window_px=160).embedding)
+  part = values(run(model, source, tmp_path / 'part', GRID.window(48, 32, 96, 64), window_px=160).embedding)
+  np.testing.assert_allclose(part, whole[3:9, 2:6], atol=2e-5 * np.abs(whole).max(), rtol=0)
+
+
+def test_attention_sees_the_training_crop(tmp_path):
+  model = make_model(attention=True)
+  source = ArraySource(GRID)
+  ours = values(run(model, source, tmp_path / 'a').embedding)
+  # Windows of 4 cells, 2 kept: cells (4..5, 6..7) are the centre of the window that starts at cell (3, 5).
+  window = standardised(source, slice(3 * 16, 7 * 16), slice(5 * 16, 9 * 16))
+  theirs = np.asarray(model.encode(window).feature_map)[0, 1:3, 1:3]
+  np.testing.assert_allclose(ours[4:6, 6:8], theirs, atol=2e-5 * np.abs(theirs).max(), rtol=0)
+  with pytest.raises(ValueError, match='sees its whole window'):
+    run(model, source, tmp_path / 'b', window_px=160)
+
+
+def test_cells_without_a_valid_pixel_are_nan(model, tmp_path):
+  source = ArraySource(GRID)
+  reference = values(run(model, source, tmp_path / 'full', window_px=160).embedding)
+  for sensor, nodata in (('sentinel2', 0), ('sentinel1', sensors.S1_NODATA)):
+    source.pixels[sensor][32:64, 48:80] = nodata  # cells (2..3, 3..4): no sensor
+  source.pixels['sentinel2'][128:160, 0:32] = 0  # cells (8..9, 0..1): radar alone
+  ours = values(run(model, source, tmp_path / 'holes', window_px=160).embedding)
+  missing = np.zeros((ROWS, COLS), bool)
+  missing[2:4, 3:5] = True
+  np.testing.assert_array_equal(np.isnan(ours).all(-1), missing)
+  np.testing.assert_array_equal(np.isnan(ours).any(-1), missing)
+  assert np.abs(ours[9, 1] - reference[9, 1]).max() > 0
+  # 49 px beyond the hole nothing has changed.
+  np.testing.assert_allclose(ours[12:, 8:], reference[12:, 8:], atol=2e-5 * np.abs(reference).max(), rtol=0)
+
+
+def test_an_area_larger_than_the_scene(model, tmp_path):
+  source = ArraySource(make_grid(64, 64))
+  ours = values(run(model, source, tmp_path / 'a', make_grid(128, 160), window_px=160).embedding)
+  seen = np.zeros((8, 10), bool)
+  seen[:4, :4] = True
+  np.testing.assert_array_equal(np.isfinite(ours).all(-1), seen)
+
+
+def test_land_cover(tmp_path):
+  model = make_model(stage='finetune')
+  source = ArraySource(GRID)
+  for sensor, nodata in (('sentinel2', 0), ('sentinel1', sensors.S1_NODATA)):
+    source.pixels[sensor][100:110, 60:75] = nodata
+  result = run(model, source, tmp_path / 'a', level='landcover')
+  with rasterio.open(result.landcover) as dataset:
+    ours = dataset.read(1)
+    assert (dataset.nodata, dataset.dtypes[0]) == (0, 'uint8')
+    assert dataset.transform == GRID.transform
+    assert ours.shape == (GRID.height_px, GRID.width_px)
+    assert dataset.tags()['class_2'] == 'agriculture'
+    palette = dataset.colormap(1)
+  assert [palette[i + 1][:3] for i in range(5)] == [tuple(rgb) for rgb in legend.LEVEL1_RGB]
+  pad = 8 * 16
+  whole = standardised(source, slice(-pad, ROWS * 16 + pad), slice(-pad, COLS * 16 + pad))
+  theirs = np.asarray(model.predict(whole))[0, pad:-pad, pad:-pad][: GRID.height_px, : GRID.width_px] + 1
+  theirs[100:110, 60:75] = 0
+  assert (ours == theirs).mean() > 0.9999  # a tie of two classes may fall either way
+  assert set(np.unique(ours[100:110, 60:75])) == {0}
+  with rasterio.open(result.embedding) as dataset:
+    assert dataset.count == 64
+
+
+def test_land_cover_needs_a_fine_tuned_model(model, tmp_path):
+  with pytest.raises(ValueError, match='--level=landcover needs a fine-tuned model; this is the pretrain stage'):
+    run(model, ArraySource(GRID), tmp_path, level='landcover')
+
+
+def test_a_missing_sensor_is_an_error_unless_the_model_was_trained_for_it(model, tmp_path):
+  source = ArraySource(GRID, bands=('B2', 'B3', 'B4'))
+  with pytest.raises(ValueError, match='these pixels have no VV, VH'):
+    run(model, source, tmp_path / 'a')
+  able = make_model(subsets=[('B2', 'B3', 'B4')])
+  ours = values(run(able, source, tmp_path / 'b', window_px=160).embedding)
+  full = standardised(ArraySource(GRID), slice(-128, ROWS * 16 + 128), slice(-128, COLS * 16 + 128))
+  theirs = np.asarray(able.encode(full, np.array([[True] * 3 + [False] * 2])).feature_map)[0, 8:-8, 8:-8]
+  np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max(), rtol=0)
+
+
+def test_extra_bands_are_left_out_and_other_bands_refused(model, tmp_path):
+  source = ArraySource(GRID, bands=('B1', *BANDS))
+  reader = SceneReader(source.inputs(), BANDS)
+  assert reader.spec.bands == BANDS
+  with pytest.raises(ValueError, match='these scenes have none of them'):
+    SceneReader(ArraySource(GRID, bands=('B9',)).inputs(), BANDS)
+  with pytest.raises(ValueError, match='One scene a sensor'):
+    SceneReader(source.inputs() * 2, BANDS)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(model, tmp_path):
+  whole = run(model, ArraySource(GRID), tmp_path / 'whole', window_px=160)
+  with pytest.raises(OSError, match='the disk is gone'):
+    run(model, ArraySource(GRID, fail_after=40), tmp_path / 'broken', window_px=160)
+  finished = list((tmp_path / 'broken' / 'strips').glob('embedding_*.npy'))
+  assert 0 < len(finished) < 8
+  assert not (tmp_path / 'broken' / 'embedding.tif').exists()
+  source = ArraySource(GRID)
+  again = run(model, source, tmp_path / 'broken', window_px=160)
+  assert again.resumed == len(finished)
+  assert source.reads == 2 * 6 * (8 - len(finished))  # two sensors, six tiles a strip
+  np.testing.assert_array_equal(values(again.embedding), values(whole.embedding))
+  assert again.picture.read_bytes() == whole.picture.read_bytes()
+  # Finished: nothing is read.
+  source = ArraySource(GRID)
+  assert run(model, source, tmp_path / 'broken', window_px=160).resumed == 8
+  assert source.reads == 0
+
+
+def test_kill_9_and_the_same_command_again(tmp_path, repository):
+  def command(out, slow_s):
+    return [sys.executable, '-m', 'tests.embedding.small_area', str(out), str(slow_s)]
+
+  subprocess.run(command(tmp_path / 'whole', 0), cwd=repository, check=True)
+  strips = tmp_path / 'killed' / 'strips'
+  process = subprocess.Popen(command(tmp_path / 'killed', 0.05), cwd=repository)
+  deadline = time.monotonic() + 120
+  while not (strips / 'embedding_00002.npy').exists() and time.monotonic() < deadline:
+    assert process.poll() is None, 'it ended before it could be killed'
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (tmp_path / 'killed' / 'embedding.tif').exists()
+  before = (strips / 'embedding_00000.npy').stat().st_mtime_ns
+  assert before
+  subprocess.run(command(tmp_path / 'killed', 0), cwd=repository, check=True)
+  np.testing.assert_array_equal(
+    values(tmp_path / 'killed' / 'embedding.tif'), values(tmp_path / 'whole' / 'embedding.tif')
+  )
+  assert json.loads((tmp_path / 'killed' / 'embedding.json').read_text())['complete']
+
+
+def test_a_folder_that_holds_something_else_is_not_touched(model, tmp_path):
+  source = ArraySource(GRID)
+  run(model, source, tmp_path, window_px=160)
+  before = (tmp_path / 'embedding.tif').read_bytes()
+  with pytest.raises(ValueError, match=r'another embedding \(grid: .*Pass another --out'):
+    run(model, source, tmp_path, make_grid(160, 160), window_px=160)
+  with pytest.raises(ValueError, match='checkpoint_sha256: "0123abcd" there, "4567cdef" now'):
+    run(make_model(attention=True), source, tmp_path)
+  assert (tmp_path / 'embedding.tif').read_bytes() == before
+  (tmp_path / 'embedding.json').unlink()
+  with pytest.raises(ValueError, match='of unknown origin'):
+    run(model, source, tmp_path, window_px=160)
+
+
+def test_memory_stays_bounded_by_windows_and_strips():
+  """Nothing has the size of the area: tile, window and strip of a scene of 10,980 px and of one ten times as wide."""
+  from deepsentinel.embedding.windows import plan
+
+  small, large = (plan(side, side, stride=16, reach_px=109, crop_px=128) for side in (10_980, 109_800))
+  assert small.read_px == large.read_px == 672
+  assert small.batch == large.batch
+
+
+@pytest.mark.parametrize('attention', [False, True])
+def test_a_real_scene(attention, real_data, tmp_path):
+  """The Major-TOM cell (Sentinel-2 alone), wall to wall on its own pixels."""
+  from deepsentinel.embedding import area
+  from deepsentinel.embedding.inputs import SceneInput
+  from deepsentinel.sources.local import LocalScenes
+
+  source = LocalScenes(str(real_data / 'major_tom'), s2_unit='reflectance_x1e4')
+  (found,) = source.scenes()
+  grid = area.scene_grid(source, found)
+  assert (grid.epsg, grid.height_px, grid.width_px) == (32648, 1068, 1068)
+  model = make_model(attention=attention, subsets=[('B2', 'B3', 'B4')])
+  reader = SceneReader([SceneInput(source, found, 'local')], model.bands)
+  result = scene.embed(model, reader, grid, pathlib.Path(tmp_path), progress=False)
+  with rasterio.open(result.embedding) as dataset, rasterio.open(next(real_data.glob('major_tom/**/B02.tif'))) as b2:
+    assert dataset.crs == b2.crs
+    assert (dataset.bounds.left, dataset.bounds.top) == (b2.bounds.left, b2.bounds.top)
+    assert dataset.shape == (67, 67)
+    assert np.isfinite(dataset.read(1)).all()
+    assert dataset.tags()['synthetic'] == 'false'

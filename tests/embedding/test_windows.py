@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepsentinel.embedding.windows import plan
+
+
+def test_a_convolutional_encoder_by_hand():
+  # ResNet18 looks 109 px beyond a cell: 7 cells of margin; four margins inside, no more than the area's 40 cells.
+  layout = plan(1000, 630, stride=16, reach_px=109, crop_px=128)
+  assert (layout.rows, layout.cols, layout.margin, layout.kept, layout.window) == (63, 40, 7, 28, 42)
+  assert (layout.strips, layout.tiles_a_strip, layout.batch) == (3, 2, 2 - 1)
+  assert layout.strip_rows(2) == (56, 63)
+  assert layout.read_origin_px(1, 0) == ((28 - 7) * 16, -7 * 16)
+  assert plan(100, 100, stride=16, reach_px=109, crop_px=128).window == 7 + 7 + 7
+
+
+def test_an_encoder_with_attention_by_hand():
+  # The training crop, half of it overlapping: 8 cells, 2 dropped on each side, 4 kept; 8 x 8 windows a tile.
+  layout = plan(1000, 1000, stride=16, reach_px=None, crop_px=128)
+  assert (layout.window, layout.margin, layout.kept, layout.per_side, layout.tile) == (8, 2, 4, 8, 32)
+  assert layout.batch == 64
+  assert layout.read_px == (32 + 4) * 16
+  assert plan(1000, 1000, stride=16, reach_px=None, crop_px=112).kept == 3
+  assert plan(1000, 1000, stride=16, reach_px=None, crop_px=16).kept == 1
+
+
+def test_windows_that_a_model_cannot_use_are_refused():
+  with pytest.raises(ValueError, match='at least 240; found 100'):
+    plan(500, 500, stride=16, reach_px=109, crop_px=128, window_px=100)
+  with pytest.raises(ValueError, match='its training crop, 128 px; found --window_px=256'):
+    plan(500, 500, stride=16, reach_px=None, crop_px=128, window_px=256)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([None, 0, 10, 49]), st.sampled_from([16, 32, 64, 112]))
+def test_every_cell_is_kept_once_and_in_its_place(height, width, reach, crop):
+  layout = plan(height, width, stride=16, reach_px=reach, crop_px=crop)
+  seen = np.zeros((layout.rows, layout.cols), int)
+  for strip in range(layout.strips):
+    first, after = layout.strip_rows(strip)
+    for number in range(layout.tiles_a_strip):
+      begin, end = layout.tile_cols(number)
+      row, col = layout.read_origin_px(strip, number)
+      # Pixels that hold their own position in the area.
+      rows, cols = np.mgrid[row : row + layout.read_px, col : col + layout.read_px]
+      centres = layout.join(layout.cut(np.stack([rows, cols], -1))[:, ::16, ::16])[: after - first, : end - begin]
+      expected = np.mgrid[first:after, begin:end] * 16
+      np.testing.assert_array_equal(centres, np.moveaxis(expected, 0, -1))
+      seen[first:after, begin:end] += 1
+  assert (seen == 1).all()

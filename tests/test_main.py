@@ -1,0 +1,234 @@
+"""The whole curriculum in processes of its own: killed, resumed, finished, and started wrongly."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from deepsentinel import curriculum, experiment
+from deepsentinel.train import checkpoint, models
+from tests import tiny_records
+
+STEPS = 4
+
+
+@pytest.fixture(scope='module')
+def flags() -> list[str]:
+  labelled, unlabelled = tiny_records.tiny_records(labelled=True), tiny_records.tiny_records(labelled=False)
+  values = {
+    'data.labelled': labelled, 'data.unlabelled': unlabelled, 'data.crop_px': 32, 'encoder.name': 'resnet18',
+    'encoder.width': 8, 'pretrain.batch_size': 4, 'pretrain.duration.steps': STEPS, 'pretrain.sensor_dropout': 0.3,
+    'pretrain.tile2vec.max_distance_km': 10, 'finetune.batch_size': 4, 'finetune.duration.steps': STEPS,
+    'finetune.validate_every_steps': 2, 'evaluation.batch_size': 4, 'evaluation.random_forest': False,
+    'checkpoint.every_steps': 1, 'log_every_steps': 3,
+  }  # fmt: skip
+  return ['--config=configs/quickstart.py', '--noprogress', *(f'--config.{k}={v}' for k, v in values.items())]
+
+
+def start(repository, *arguments) -> subprocess.Popen:
+  # One device: this is about processes that end, and compiles once for all of them.
+  environment = {**os.environ, 'XLA_FLAGS': ''}
+  command = [sys.executable, '-m', 'deepsentinel.main', *map(str, arguments)]
+  return subprocess.Popen(
+    command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+@pytest.fixture(scope='module')
+def whole(repository, flags, tmp_path_factory):
+  """The directory of an uninterrupted run."""
+  workdir = tmp_path_factory.mktemp('a run') / 'whole'
+  code, out, err = finish(start(repository, *flags, f'--workdir={workdir}'))
+  assert code == 0, err
+  assert out.strip().endswith(f'Finished: {workdir}/report.html')
+  return workdir
+
+
+def _rows(workdir, stage):
+  with (workdir / stage / 'metrics.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  return [(r['step'], r['split'], r['name'], r['value']) for r in rows if r['name'] != 'patches_per_s']
+
+
+def _wait_for(stage_directory, step, process) -> None:
+  """Until a checkpoint of `step` is there."""
+  for _ in range(3000):
+    if any(p.name == str(step) for p in stage_directory.glob('checkpoints/*')) or process.poll() is not None:
+      return
+    time.sleep(0.02)
+  raise TimeoutError(f'no checkpoint {step} in {stage_directory}')
+
+
+@pytest.mark.slow
+def test_killed_run_ends_as_an_uninterrupted_one(repository, flags, whole, tmp_path):
+  workdir = tmp_path / 'killed'
+  stage, step = random.choice(('pretrain', 'finetune')), random.randint(1, STEPS - 1)
+  process = start(repository, *flags, f'--workdir={workdir}')
+  _wait_for(workdir / stage, step, process)
+  process.kill()
+  assert finish(process)[0] == -signal.SIGKILL
+  code, _, err = finish(start(repository, *flags, f'--workdir={workdir}'))
+  assert code == 0, err
+  for stage in ('pretrain', 'finetune'):
+    a, b = checkpoint.load_trained(whole, stage), checkpoint.load_trained(workdir, stage)
+    assert (a.step, a.sha256) == (b.step, b.sha256)
+    jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+    rows = _rows(workdir, stage)
+    assert rows == _rows(whole, stage)
+    assert len({r[:3] for r in rows}) == len(rows)
+  scores = [json.loads((w / 'test.json').read_text()) for w in (whole, workdir)]
+  for s in scores:
+    for method in s['methods'].values():
+      method.pop('seconds', None)
+  assert scores[0] == scores[1]
+
+
+def test_what_a_run_leaves(whole):
+  notes = json.loads((whole / 'experiment.json').read_text())
+  assert notes['status'] == 'finished'
+  assert notes['synthetic'] is True
+  assert notes['neighbours']['mean_km'] < 10
+  assert 0 <= notes['neighbours']['same_acquisition'] <= 1
+  assert notes['stages']['pretrain']['steps'] == STEPS
+  assert notes['data']['pretrain']['patches'] + notes['data']['pretrain']['excluded_near_heldout'] == 12
+  test = json.loads((whole / 'test.json').read_text())
+  records = curriculum.records.RecordSet(notes['data']['test']['directory'], 'test')
+  corine = records.read('corine', np.arange(len(records)))
+  assert np.sum(test['methods']['model']['confusion']) == (corine > 0).sum()
+  assert test['nodata_share'] == pytest.approx((corine == 0).mean())
+  with np.load(whole / 'samples.npz') as samples:
+    assert samples['prediction'].shape == samples['label'].shape == (len(samples['id']), 32, 32)
+    # The samples are all of the tiny test split: their predictions are the ones that were scored.
+    assert len(samples['id']) == len(records)
+    labelled = samples['label'] >= 0
+    right = (samples['prediction'] == samples['label'])[labelled].sum()
+  assert right == np.trace(test['methods']['model']['confusion'])
+  assert (whole / 'report.html').stat().st_size > 10_000
+  assert list((whole / 'pretrain' / 'tensorboard').iterdir())
+
+
+def test_trained_model_encodes_and_knows_its_subsets(whole):
+  trained = checkpoint.load_trained(whole / 'pretrain')
+  assert trained.stage == 'pretrain'
+  assert [len(s) for s in trained.subsets] == [12, 2]
+  assert trained.statistics['bands'] == list(trained.bands)
+  out = trained.encode(np.zeros((2, 48, 32, 14), np.float32))
+  assert out.feature_map.shape == (2, 3, 2, 64)
+  assert out.embedding.shape == (2, 64)
+  with pytest.raises(ValueError, match='predicts no classes'):
+    trained.predict(np.zeros((1, 32, 32, 14), np.float32))
+  assert checkpoint.load_trained(whole).stage == 'finetune'
+
+
+def test_checkpoint_of_other_arrays_lists_both(whole, monkeypatch):
+  build = models.build
+  monkeypatch.setattr(
+    models, 'build', lambda config, stage: build({**config, 'encoder': {**config['encoder'], 'width': 16}}, stage)
+  )
+  with pytest.raises(ValueError, match='does not fit') as error:
+    checkpoint.load_trained(whole, 'pretrain')
+  found, expected = str(error.value).split('expected')
+  assert '/kernel (7, 7, 14, 8)' in found
+  assert '/kernel (7, 7, 14, 16)' in expected
+
+
+def test_directory_without_checkpoints_names_the_command(tmp_path):
+  with pytest.raises(ValueError, match=r'No pretrain checkpoint in .* `python -m deepsentinel.main --config='):
+    checkpoint.load_trained(tmp_path, 'pretrain')
+
+
+def test_finished_run_says_so(flags, whole, capsys):
+  before = (whole / 'test.json').stat().st_mtime_ns
+  assert experiment.run(_config(flags), whole) == whole / 'report.html'
+  assert f'{whole} is finished' in capsys.readouterr().out
+  assert (whole / 'test.json').stat().st_mtime_ns == before
+
+
+def test_other_configuration_in_the_same_directory(flags, whole):
+  with pytest.raises(ValueError, match=r'config.finetune.learning_rate: 0.0005 there, 0.1 here'):
+    experiment.run(_config(flags, **{'finetune.learning_rate': 0.1}), whole)
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ('--config.pretrain.lerning_rate=1', "'lerning_rate'"),
+    ('--config.pretrain.learning_rate=high', 'config.pretrain.learning_rate'),
+    ('--config.data.labelled=deepsentinel_labelled/absent', 'tfds build tfds_builders/deepsentinel_labelled'),
+  ],
+)
+def test_wrong_start_is_one_sentence(repository, flags, tmp_path, flag, message):
+  code, _, err = finish(start(repository, *flags, f'--workdir={tmp_path / "x"}', flag))
+  assert code == 1
+  assert message in err
+  assert 'Traceback' not in err
+  assert not (tmp_path / 'x').exists()
+
+
+def _config(flags, **changes):
+  config = quickstart.get_config()
+  for flag in flags[2:]:
+    key, value = flag.removeprefix('--config.').split('=')
+    config.update_from_flattened_dict({key: type(dict(_leaves(config))[key])(value)})
+  config.evaluation.random_forest = False
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def _leaves(config, prefix=''):
+  for key, value in config.items():
+    if hasattr(value, 'items'):
+      yield from _leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def test_encoder_of_another_run(flags, whole, tmp_path):
+  config = _config(flags, **{'pretrain.from_checkpoint': str(whole)}).to_dict()
+  data = curriculum.open_data(config, progress=False)
+  variables = curriculum.finetuning(config, data, tmp_path).initial_variables()
+  source = checkpoint.load_trained(whole, 'pretrain')
+  jax.tree.map(np.testing.assert_array_equal, variables['params']['encoder'], source.variables['params']['encoder'])
+  assert data.statistics.to_dict() == source.statistics
+
+  config['data']['bands'] = 'B2,B3,VV'
+  with pytest.raises(ValueError, match='Leave config'):
+    curriculum.open_data(config, progress=False)
+
+
+def test_without_pretraining_the_labelled_train_split_gives_the_statistics(flags):
+  config = _config(flags, **{'pretrain.objective': 'none'}).to_dict()
+  data = curriculum.open_data(config, progress=False)
+  assert data.unlabelled is None
+  train = data.labelled['train']
+  stored = train.read('s1', np.arange(len(train)))[..., 1] / 100
+  assert data.statistics.mean[-1] == pytest.approx(stored[stored > -320].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'data.bands': 'B2,B10'}, r"Unknown band\(s\) \['B10'\]"),
+    ({'data.crop_px': 64}, 'config.data.crop_px=64 does not fit the patches of 32 px'),
+    ({'finetune.batch_size': 6}, 'Batch size 6 does not divide over 4 devices; nearest that do: 4, 8'),
+    ({'pretrain.exclude_km': 500.0}, 'lie within config.pretrain.exclude_km=500'),
+  ],
+)
+def test_wrong_values_leave_no_directory(flags, tmp_path, changes, message):
+  with pytest.raises(ValueError, match=message):
+    experiment.run(_config(flags, **changes), tmp_path / 'x', progress_bar=False)
+  assert not (tmp_path / 'x').exists()
