@@ -26,7 +26,7 @@ python -m deepsentinel.evaluate --checkpoint="$out/runs/bigearthnet" --data=deep
 mosaic="$out/mosaic"
 mkdir -p "$mosaic"
 for sensor in s2 s1; do
-  patches=("$out"/corpora/bigearthnet/patches/*_33UUP_{37,38}_{88,89,90}/$sensor.tif)
+  patches=("$out"/corpora/bigearthnet/patches/*_T33UUP_{37,38}_{88,89,90}/$sensor.tif)
   rio merge --overwrite "${patches[@]}" "$mosaic/$sensor.tif"
 done
 python -m deepsentinel.embed --checkpoint="$out/runs/bigearthnet" --source=local --out="$out/maps/mosaic" --window_px=128 \
