@@ -21,7 +21,7 @@ class Data:
 
   Attributes:
     unlabelled: what pretraining reads; None without pretraining here.
-    index: record numbers of `unlabelled` to pretrain on (the held-out ones left out).
+    index: record numbers of `unlabelled` to pretrain on (the held-out ones left out); empty without it.
     excluded: how many were left out.
     labelled: split -> records; empty if nothing is fine-tuned.
     spec: the model's sensor contract.
@@ -31,7 +31,7 @@ class Data:
   """
 
   unlabelled: records.RecordSet | None
-  index: np.ndarray | None
+  index: np.ndarray
   excluded: int
   labelled: dict[str, records.RecordSet]
   spec: sensors.SensorSpec
@@ -52,8 +52,8 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   if where['labelled']:
     directory = records.resolve(where['labelled'], where['data_dir'])
     labelled = {split: records.RecordSet(directory, split, where['read_threads']) for split in SPLITS}
-  source = unlabelled = index = None
-  excluded = 0
+  source = unlabelled = None
+  index, excluded = np.zeros(0, np.int64), 0
   if config['pretrain']['from_checkpoint']:
     source = checkpoint.load_trained(config['pretrain']['from_checkpoint'], 'pretrain')
   elif config['pretrain']['objective'] != 'none':
@@ -76,11 +76,11 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
     spec, subsets = source.spec, source.subsets
     stats = statistics.BandStatistics.from_dict(source.statistics)
   else:
-    base = unlabelled if unlabelled is not None else labelled['train']
+    base, used = (unlabelled, index) if unlabelled is not None else (labelled['train'], None)
     spec, subsets = base.spec.select(wanted or base.spec.bands), []
     if config['pretrain']['objective'] != 'none' and config['pretrain']['sensor_dropout'] > 0:
       subsets = sensor_subsets(spec)
-    stats = statistics.band_statistics(base, index, progress, spec.bands)
+    stats = statistics.band_statistics(base, used, progress, spec.bands)
   if labelled:
     spec.require(labelled['train'].spec, subsets=subsets)
     if source is not None or unlabelled is not None:
@@ -100,9 +100,10 @@ def _pretraining_index(
   """(record numbers to pretrain on, how many are left out near validation and test patches)."""
   keep = np.ones(len(unlabelled), bool)
   if labelled and config['pretrain']['exclude_heldout']:
+    lon, lat = unlabelled.table[['lon_deg', 'lat_deg']].to_numpy().T
     held = [labelled[split].table[['lon_deg', 'lat_deg']].to_numpy() for split in SPLITS[1:]]
-    points = unlabelled.table[['lon_deg', 'lat_deg']].to_numpy()
-    keep = neighbours.exclude_near(*points.T, *np.concatenate(held).T, config['pretrain']['exclude_km'])
+    held_lon, held_lat = np.concatenate(held).T
+    keep = neighbours.exclude_near(lon, lat, held_lon, held_lat, config['pretrain']['exclude_km'])
     if not keep.any():
       raise ValueError(
         f'All {len(keep)} unlabelled patches lie within config.pretrain.exclude_km='
@@ -112,33 +113,29 @@ def _pretraining_index(
   return np.flatnonzero(keep), int((~keep).sum())
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretraining:
-  stage: loop.Stage
-  neighbours: neighbours.NeighbourSampler | None
+def pretraining(
+  config: dict[str, Any], data: Data, workdir: pathlib.Path
+) -> tuple[loop.Stage, dict[str, float | None]]:
+  """The stage that trains the encoder without labels, and what its neighbour law amounts to.
 
-
-def realised(pretraining: Pretraining) -> dict[str, float | None]:
-  """What the neighbour law amounts to: mean distance in km, share of the same acquisition, ..."""
-  found = pretraining.neighbours.realised()
-  return {key: float(value) if np.isfinite(value) else None for key, value in found.items()}
-
-
-def pretraining(config: dict[str, Any], data: Data, workdir: pathlib.Path) -> Pretraining:
-  """The stage that trains the encoder without labels."""
+  Returns:
+    the stage; mean distance in km, share of the same acquisition and the like, empty where no neighbours are drawn.
+  """
+  assert data.unlabelled is not None  # `open_data` opens it where something is pretrained
   own, views = config['pretrain'], models.views(config, 'pretrain')
-  sampler = None
+  sampler, realised = None, {}
   if views in ('pair', 'triplet'):
     law = own['tile2vec']
     sampler = neighbours.NeighbourSampler.from_records(
       data.unlabelled.table, data.index, law=law['neighbour'], scale_km=law['neighbour_scale_km'],
       max_distance_km=law['max_distance_km'],
     )  # fmt: skip
+    realised = {key: value if np.isfinite(value) else None for key, value in sampler.realised().items()}
   subsets = sensor_subsets(data.spec) if own['sensor_dropout'] > 0 else []
   stage = _stage(
     config, data, workdir, 'pretrain', data.unlabelled, data.index, views=views, subsets=subsets, sampler=sampler
   )
-  return Pretraining(stage, sampler)
+  return stage, realised
 
 
 def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path) -> loop.Stage:

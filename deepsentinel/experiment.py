@@ -52,9 +52,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, *, progr
   data = curriculum.open_data(plain, progress_bar and parallel.is_chief())
   journal.update(_facts(plain, data))
   if data.unlabelled is not None:
-    stage = curriculum.pretraining(plain, data, workdir)
-    journal.update({'neighbours': curriculum.realised(stage)} if stage.neighbours else {})
-    _train(stage.stage, journal, progress_bar)
+    stage, realised = curriculum.pretraining(plain, data, workdir)
+    journal.update({'neighbours': realised} if realised else {})
+    _train(stage, journal, progress_bar)
   if data.labelled:
     _train(curriculum.finetuning(plain, data, workdir), journal, progress_bar)
     if not (workdir / 'test.json').exists():

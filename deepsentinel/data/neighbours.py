@@ -141,7 +141,8 @@ def nearest_neighbours(
   if not 0 <= radius_km < np.inf:
     raise ValueError(f'max_distance_km is {radius_km}; a radius is a finite number of km, 0 or more.')
   if len(lon) == 0:
-    return NeighbourTable(np.zeros(1, np.int64), *(np.zeros(0, t) for t in ('i4', 'f4', 'f4')), radius_km)
+    no_km = np.zeros(0, np.float32)
+    return NeighbourTable(np.zeros(1, np.int64), np.zeros(0, np.int32), no_km, no_km, radius_km)
   tree = scipy.spatial.cKDTree(_unit_vectors(lon, lat))
   chord = _search_chord(radius_km)
   pairs = int(tree.count_neighbors(tree, chord)) - len(lon)
@@ -314,7 +315,7 @@ class NeighbourSampler:
       table, same = table.keep(entries), None if same is None else same[entries]
     probability = _probability(table, law, scale)
     filled = table.counts > 0
-    rank = np.cumsum(filled) - filled
+    rank: np.ndarray = np.cumsum(filled) - filled
     cumulative = np.cumsum(probability)
     ends = table.offsets[1:][filled] - 1
     cumulative[ends] = np.arange(1, len(ends) + 1)  # each row sums to 1: rounding must not move a row's end

@@ -275,7 +275,7 @@ class SyntheticEarth:
       resampling=Resampling.average if coarse else Resampling.bilinear,
     )  # fmt: skip
     out = np.moveaxis(out, 0, 2)
-    valid = np.isfinite(out).all(axis=2)
+    valid = np.asarray(np.isfinite(out).all(axis=2))
     if optical:
       out = np.where(valid[..., None], np.clip(np.rint(out), 1, 65535), 0).astype(np.uint16)
       return out, valid

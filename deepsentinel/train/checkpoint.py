@@ -244,7 +244,7 @@ def load_trained(path: str | pathlib.Path, stage: str | None = None) -> trained.
     try:
       progress = manager.restore(steps[-1], args=ocp.args.Composite(progress=ocp.args.JsonRestore()))['progress']
       best = (progress.get('best') or {}).get('step')
-      step = int(best) if best in steps else steps[-1]
+      step = steps[-1] if best is None or best not in steps else int(best)
       restored = manager.restore(step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(), **json_items))
       variables = {'batch_stats': {}, **jax.tree.map(np.asarray, restored['variables'])}
       damaged = digest(variables['params']) != restored['progress']['sha256']

@@ -241,6 +241,7 @@ class _Training:
   def _validate(self, progress_bar: bool) -> bool:
     """One pass over the validation split; whether it is the best so far."""
     stage = self.stage
+    assert stage.validation is not None  # or none would be due
     variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
     text = 'validation' if progress_bar and parallel.is_chief() else None
     metrics, confusion = self.evaluate(variables, stage.validation(), text)

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 import shapely
+import shapely.affinity
 
 from deepsentinel.sources import base
 from deepsentinel.sources.syntheticearth import lattice
@@ -143,24 +144,17 @@ def split_antimeridian(polygon: shapely.Geometry) -> shapely.Geometry:
   for turn in (-1, 0, 1):
     part = shapely.intersection(polygon, shapely.box(-180 + 360 * turn, -90, 180 + 360 * turn, 90))
     if not part.is_empty and part.area > 0:
-      parts.append(shapely.transform(part, lambda c, t=turn: c - [360 * t, 0]))
+      parts.append(shapely.affinity.translate(part, xoff=-360 * turn))
   flat = [g for p in parts for g in shapely.get_parts(p) if g.geom_type == 'Polygon']
   return flat[0] if len(flat) == 1 else shapely.MultiPolygon(flat)
 
 
 def unwrapped(geometry: shapely.Geometry, around_lon: float) -> shapely.Geometry:
   """The geometry with longitudes within 180 degrees of `around_lon`, parts rejoined."""
-
-  def move(coordinates):
-    out = coordinates.copy()
-    out[:, 0] = around_lon + (coordinates[:, 0] - around_lon + 180) % 360 - 180
-    return out
-
   parts = []
   for part in shapely.get_parts(geometry):
-    centre = part.centroid.x
-    turn = 360 * round((around_lon - centre) / 360)
-    parts.append(shapely.transform(part, lambda c, t=turn: [*c, t, 0]))
+    turn = 360 * round((around_lon - part.centroid.x) / 360)
+    parts.append(shapely.affinity.translate(part, xoff=turn))
   return parts[0] if len(parts) == 1 else shapely.union_all(parts)
 
 
@@ -251,7 +245,7 @@ def _tile_passes(zone: int, south: bool, column: int, row: int) -> tuple[tuple[i
     footprint = shapely.intersection(outline, swath)
     if footprint.geom_type == 'Polygon' and footprint.area > 0.004 * outline.area:
       turn = 360 * math.floor((footprint.centroid.x + 180) / 360)
-      footprint = split_antimeridian(shapely.transform(footprint, lambda c, t=turn: c - [t, 0]))
+      footprint = split_antimeridian(shapely.affinity.translate(footprint, xoff=-turn))
       shapely.prepare(footprint)
       out.append((int(numbers[k]), float(u[k]), footprint))
   return tuple(out)

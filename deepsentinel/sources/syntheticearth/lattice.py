@@ -97,7 +97,8 @@ class Lattice:
     self.phase = (self.salt % 9973) / 9973
     self.rows_per_degree = METRES_PER_DEGREE / self.spacing_m
 
-  def row_coordinate(self, lat: np.ndarray) -> np.ndarray:
+  def row_coordinate(self, lat):
+    """Rows from the equator, of latitudes in degrees (a number or an array)."""
     return lat * self.rows_per_degree + self.phase
 
   def row_lat(self, row) -> np.ndarray:
@@ -261,7 +262,7 @@ def cells(points: Points, spacing_m: float, salt: int, jitter: float = 0.8, angl
 
 def sampled(
   points: Points, spacing_m: float, salt: int, function: Callable[[Points], np.ndarray], smooth: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray]:
   """A smooth field evaluated on lattice nodes and interpolated.
 
   Args:
@@ -271,7 +272,7 @@ def sampled(
     function: elementwise field, Points -> float [K, M].
     smooth: cubic B-spline (continuous slope and curvature) rather than linear.
   Returns:
-    float32 [K, N] values; and, if smooth, float32 [2, N] slope of column 0 to the east and to the north, per metre.
+    float32 [K, N] values; float32 [2, N] slope of column 0 to the east and to the north, per metre (0 if not smooth).
   """
   lattice = Lattice(spacing_m, salt)
   y = lattice.row_coordinate(points.lat)
@@ -306,8 +307,8 @@ def sampled(
     table = _at_nodes(lattice, (keys >> 31) - 2**30, (keys & (2**31 - 1)) - 2**29, function)
     find = find.reshape(len(needed), len(points))
   out = np.zeros((len(table), len(points)), np.float32)
-  slope = np.zeros((2, len(points)), np.float32) if smooth else None
-  steep = _spline_slope(fy) if smooth else None
+  slope = np.zeros((2, len(points)), np.float32)
+  steep = _spline_slope(fy) if smooth else []
   k = 0
   for step, wy in zip(offsets, taps, strict=True):
     index = local + step
@@ -316,7 +317,7 @@ def sampled(
     fx = (x - col).astype(np.float32)
     base = index * width + (col.astype(np.int64) - low.take(index))
     weights = _spline(fx) if smooth else [1 - fx, fx]
-    across = _spline_slope(fx) if smooth else None
+    across = _spline_slope(fx) if smooth else []
     for side, wx in zip(offsets, weights, strict=True):
       node = base + side if find is None else find[k]
       weight = wx * wy
@@ -327,7 +328,7 @@ def sampled(
         slope[0] += height * (across[side + before] * wy)
         slope[1] += height * (wx * steep[step + before])
       k += 1
-  return out, slope / np.float32(spacing_m) if smooth else None
+  return out, slope / np.float32(spacing_m)
 
 
 def _at_nodes(lattice: Lattice, row: np.ndarray, col: np.ndarray, function) -> np.ndarray:

@@ -166,7 +166,8 @@ DAYS = 366 // DAY_STEP
 def _curve(share, days: np.ndarray) -> np.ndarray:
   if isinstance(share, (int, float)):
     return np.full(len(days), float(share))
-  return np.interp(days, *zip(*share, strict=True))
+  day, value = zip(*share, strict=True)
+  return np.interp(days, day, value)
 
 
 @functools.lru_cache(maxsize=1)

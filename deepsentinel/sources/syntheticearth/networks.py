@@ -131,8 +131,8 @@ class _Nodes:
 
 
 def _nodes(box: Box, grid: Lattice) -> _Nodes:
-  first = int(np.floor(grid.row_coordinate(np.float64(box.lat - box.half_lat))))
-  last = int(np.floor(grid.row_coordinate(np.float64(box.lat + box.half_lat))))
+  first = int(np.floor(grid.row_coordinate(box.lat - box.half_lat)))
+  last = int(np.floor(grid.row_coordinate(box.lat + box.half_lat)))
   rows = np.arange(first, last + 1)
   count = grid.columns(rows)
   low = np.floor((box.lon - box.half_lon) / 360 * count).astype(np.int64)

@@ -41,12 +41,14 @@ class Sun:
 def effective_day(surface: Surface, lat: np.ndarray, day: float) -> np.ndarray:
   """Day of a temperate year (50 degrees north) with the same state of growth, float32 [N], 0 to 365."""
   a = np.abs(lat)
-  day = (day + np.where(lat < 0, 182.6, 0)) % 365.25
+  north_day = (day + np.where(lat < 0, 182.6, 0)) % 365.25
   # Seasons are short in the cold and fade away in the tropics.
   short = 1 + np.clip(0.03 * (a - 48) + 0.0003 * np.maximum(surface.elevation, 0), -0.33, 0.75)
   short = short * (0.12 + 0.88 * smoothstep(a, 12, 30))
   jitter = (unit(lattice.mix(surface.parcel + np.uint32(31))) - 0.5) * 26
-  return np.clip(203 + (day - 203) * short + 16 * np.minimum(surface.dry, 0.8) + jitter, 0, 364.9).astype(np.float32)
+  return np.clip(203 + (north_day - 203) * short + 16 * np.minimum(surface.dry, 0.8) + jitter, 0, 364.9).astype(
+    np.float32
+  )
 
 
 def soil_index(surface: Surface) -> np.ndarray:

@@ -32,7 +32,7 @@ class Parcels:
   edge_m: np.ndarray
 
 
-def _split(position: np.ndarray, width: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split(position: np.ndarray, width: np.ndarray | float, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Cuts a line into pieces of irregular width: (piece number int32, metres to the next cut)."""
   x = position / width
   cell = np.floor(x)
@@ -74,9 +74,9 @@ def parcels(points: Points, style: np.ndarray, bend: tuple[np.ndarray, np.ndarra
   ident = lattice.mix(strip_key + piece.view(_U) * _U(0xC2B2AE35))
   edge = np.minimum(np.minimum(edge_u, edge_v), block.edge_m - 3)
   # Foresters' compartments: cut across the bends of the terrain, not along the plough.
-  row, _ = _split(v + np.float32(0.35) * bend[1], np.float32(330), key + _U(1))
+  row, _ = _split(v + np.float32(0.35) * bend[1], 330, key + _U(1))
   row_key = lattice.mix(key ^ (row.view(_U) * _U(0x27D4EB2F)))
-  column, _ = _split(u + np.float32(0.35) * bend[0], np.float32(420), row_key)
+  column, _ = _split(u + np.float32(0.35) * bend[0], 420, row_key)
   stand = lattice.mix(row_key + column.view(_U) * _U(0x165667B1))
   return Parcels(ident, stand, block.id, u, v, edge)
 
@@ -198,8 +198,8 @@ def town_score(points: Points, places: networks.Places, bend, road_m, ragged, sh
     part = Points(points.lon[inside], points.lat[inside])
     quarter = lattice.cells(part, 520, salt)
     angle = unit(quarter.id) * np.float32(np.pi)
-    cos, sin = np.cos(angle), np.sin(angle)
-    u, v = cos * quarter.dx + sin * quarter.dy, cos * quarter.dy - sin * quarter.dx
+    east, north = np.cos(angle), np.sin(angle)
+    u, v = east * quarter.dx + north * quarter.dy, east * quarter.dy - north * quarter.dx
     step_u = 62 + 50 * unit(quarter.id, 16)
     step_v = 78 + 80 * unit(quarter.id, 8)
     to_street = np.minimum(_to_line(u, step_u), _to_line(v, step_v))

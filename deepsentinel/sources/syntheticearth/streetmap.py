@@ -44,7 +44,7 @@ _SYLLABLES = ('al', 'ber', 'dor', 'el', 'fen', 'gra', 'hol', 'in', 'ka', 'lau', 
 class _Writer:
   """Numbers objects and writes them in the order that readers of areas expect: nodes, ways, relations."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.nodes: list[tuple[float, float]] = []
     self._number: dict[tuple[float, float], int] = {}
     self.points: list[tuple[int, dict]] = []
@@ -81,7 +81,7 @@ class _Writer:
 
   def write(self, path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
-    tags_of = {}
+    tags_of: dict[int, dict] = {}
     for number, tags in self.points:
       tags_of.setdefault(number, tags)
     writer = osmium.SimpleWriter(str(path), overwrite=True)
@@ -100,26 +100,24 @@ class _Writer:
 
 def _bent_lines(links: networks.Links, seed: int, scale: float) -> list[np.ndarray]:
   """lon, lat [M, 2] of each link in the real plane: the inverse of the bend, by fixed-point iteration."""
-  lines, owner, lon, lat = [], [], [], []
+  owners, lons, lats = [], [], []
   for i in range(len(links)):
     kx = METRES_PER_DEGREE * np.cos(np.radians(links.lat[i]))
     count = max(3, int(np.hypot(links.dx_m[i], links.dy_m[i]) / _STEP_M) + 1)
     t = np.linspace(0, 1, count)
-    lon.append(links.lon[i] + t * links.dx_m[i] / kx)
-    lat.append(links.lat[i] + t * links.dy_m[i] / METRES_PER_DEGREE)
-    owner.append(np.full(count, i))
-  if not lon:
-    return lines
-  lon, lat, owner = np.concatenate(lon), np.concatenate(lat), np.concatenate(owner)
+    lons.append(links.lon[i] + t * links.dx_m[i] / kx)
+    lats.append(links.lat[i] + t * links.dy_m[i] / METRES_PER_DEGREE)
+    owners.append(np.full(count, i))
+  if not lons:
+    return []
+  lon, lat, owner = np.concatenate(lons), np.concatenate(lats), np.concatenate(owners)
   kx = METRES_PER_DEGREE * np.cos(np.radians(links.lat))[owner]
   x, y = lon.copy(), lat.copy()
   for _ in range(12):
     east, north = terrain.warp(Points.of(x, y), seed)
     x = 0.5 * x + 0.5 * (lon - scale * east / kx)
     y = 0.5 * y + 0.5 * (lat - scale * north / METRES_PER_DEGREE)
-  for part in np.split(np.arange(len(owner)), np.flatnonzero(np.diff(owner)) + 1):
-    lines.append(np.column_stack([x[part], y[part]]))
-  return lines
+  return np.split(np.column_stack([x, y]), np.flatnonzero(np.diff(owner)) + 1)
 
 
 def _name(h: int) -> str:
@@ -184,7 +182,7 @@ def write(land: Landscape, path: pathlib.Path, bounds_lonlat: tuple[float, float
 
   cover, grid = corinemap.truth_raster(land, bounds_lonlat)
   group = np.zeros(256, np.uint8)
-  tags = [{}]
+  tags: list[dict] = [{}]
   for codes, tag in _AREAS.items():
     group[[legend.CORINE_INDEX[c] for c in codes]] = len(tags)
     tags.append(tag)
