@@ -99,19 +99,20 @@ def plan(
     stride: pixels a side of a cell.
     reach_px: how far beyond a cell's own pixels the model looks, or None for all of its window (attention).
     crop_px: the crop the model was trained on.
-    window_px: side of a window; 0 chooses. Where `reach_px` is a number it changes speed and memory, not the result.
+    window_px: side of a window; 0 chooses. Where `reach_px` is a number it changes speed and memory, not the result;
+      with attention it is how far the model looks, and 0 takes the training crop.
   Raises:
     ValueError: a window that the model cannot use; says which it can.
   """
   rows, cols = math.ceil(height_px / stride), math.ceil(width_px / stride)
   if reach_px is None:
-    window = crop_px // stride
+    window = (window_px or crop_px) // stride
     if window < 1:
-      raise ValueError(f'The training crop of {crop_px} px is smaller than one cell of {stride} px.')
-    if window_px not in (0, window * stride):
+      raise ValueError(f'A window of {window_px or crop_px} px is smaller than one cell of {stride} px.')
+    if window_px % stride:
       raise ValueError(
-        f'An encoder with attention sees its whole window, so the window is its training crop, {window * stride} px; '
-        f'found --window_px={window_px}. Leave the flag out.'
+        f'--window_px must be a multiple of {stride}; found {window_px}; leave the flag out for the training crop, '
+        f'{crop_px // stride * stride} px.'
       )
     # Half of each window overlaps the next one: only the centre is kept.
     margin = min(math.ceil(window / 4), (window - 1) // 2)

@@ -103,8 +103,11 @@ def test_attention_sees_the_training_crop(tmp_path):
   window = standardised(source, slice(3 * 16, 7 * 16), slice(5 * 16, 9 * 16))
   theirs = np.asarray(model.encode(window).feature_map)[0, 1:3, 1:3]
   np.testing.assert_allclose(ours[4:6, 6:8], theirs, atol=2e-5 * np.abs(theirs).max(), rtol=0)
-  with pytest.raises(ValueError, match='sees its whole window'):
-    run(model, source, tmp_path / 'b', window_px=160)
+  # A wider window where asked for, 10 cells, 4 kept: cells (4..7, 4..7) are of the window that starts at cell (1, 1).
+  wider = values(run(model, source, tmp_path / 'b', window_px=160).embedding)
+  window = standardised(source, slice(1 * 16, 11 * 16), slice(1 * 16, 11 * 16))
+  theirs = np.asarray(model.encode(window).feature_map)[0, 3:7, 3:7]
+  np.testing.assert_allclose(wider[4:8, 4:8], theirs, atol=2e-5 * np.abs(theirs).max(), rtol=0)
 
 
 def test_cells_without_a_valid_pixel_are_nan(model, tmp_path):

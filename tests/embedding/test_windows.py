@@ -24,13 +24,18 @@ def test_an_encoder_with_attention_by_hand():
   assert layout.read_px == (32 + 4) * 16
   assert plan(1000, 1000, stride=16, reach_px=None, crop_px=112).kept == 3
   assert plan(1000, 1000, stride=16, reach_px=None, crop_px=16).kept == 1
+  # Attention has no fixed length: a window may be asked for.
+  asked = plan(360, 240, stride=16, reach_px=None, crop_px=112, window_px=128)
+  assert (asked.rows, asked.cols, asked.window, asked.margin, asked.kept) == (23, 15, 8, 2, 4)
 
 
 def test_windows_that_a_model_cannot_use_are_refused():
   with pytest.raises(ValueError, match='at least 240; found 100'):
     plan(500, 500, stride=16, reach_px=109, crop_px=128, window_px=100)
-  with pytest.raises(ValueError, match='its training crop, 128 px; found --window_px=256'):
-    plan(500, 500, stride=16, reach_px=None, crop_px=128, window_px=256)
+  with pytest.raises(ValueError, match='multiple of 16; found 100; leave the flag out for the training crop, 128 px'):
+    plan(500, 500, stride=16, reach_px=None, crop_px=128, window_px=100)
+  with pytest.raises(ValueError, match='window of 8 px is smaller than one cell of 16 px'):
+    plan(500, 500, stride=16, reach_px=None, crop_px=128, window_px=8)
 
 
 @settings(max_examples=60, deadline=None)
