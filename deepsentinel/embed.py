@@ -149,6 +149,7 @@ def run() -> None:
   size_km = grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000
   print(f'area: {size_km[0]:.2f} x {size_km[1]:.2f} km, EPSG:{grid.epsg}, {grid.width_px} x {grid.height_px} px')
   reader = inputs.SceneReader(chosen, model.bands)
+  reader.require_overlap(grid)
   out = pathlib.Path(_OUT.value)
   result = scene.embed(
     model, reader, grid, out, level=_LEVEL.value, window_px=_WINDOW_PX.value, progress=_PROGRESS.value

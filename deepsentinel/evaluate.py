@@ -6,11 +6,12 @@ Every patch gets the classes that at least half of its k nearest neighbours have
 plain band statistics and the prior stand beside it: an embedding that does not beat them is worth nothing.
 """
 
-import json
 import pathlib
 import sys
 
 from absl import app, flags
+
+from deepsentinel import provenance
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'run directory, or one of its stages', required=True)
 _DATA = flags.DEFINE_string('data', 'deepsentinel_labelled', 'prepared record set: a directory, or a name in data_dir')
@@ -20,12 +21,16 @@ _STAGE = flags.DEFINE_enum('stage', 'pretrain', ['pretrain', 'finetune'], 'whose
 _K = flags.DEFINE_integer('k', 5, 'neighbours', lower_bound=1)
 _OUT = flags.DEFINE_string('out', '', 'JSON file for the scores; printed in any case')
 
+FEW = 'So few patches rank no method above another.'
+_FEW_PATCHES = 200  # below it, one patch more or less moves an F1 by more than methods differ
+
 
 def evaluate(checkpoint: str, data: str, data_dir: str, splits: list[str], stage: str, k: int) -> dict:
   """The multi-label k-nearest-neighbour scores of a checkpoint and of the band statistics.
 
   Returns:
-    {'patches', 'classes', 'synthetic', 'embedding': probes.knn_multilabel(...), 'band_statistics': the same}.
+    {'patches', 'classes', 'synthetic', 'caveat': '' or what the scores cannot say, 'embedding':
+    probes.knn_multilabel(...), 'band_statistics': the same}.
   """
   import numpy as np
 
@@ -46,6 +51,7 @@ def evaluate(checkpoint: str, data: str, data_dir: str, splits: list[str], stage
     'patches': len(matrix),
     'classes': names,
     'synthetic': pooled[0].synthetic,
+    'caveat': FEW if len(matrix) < _FEW_PATCHES else '',
     'embedding': probes.knn_multilabel(vectors, matrix, k=k),
     'band_statistics': probes.knn_multilabel(plain, matrix, k=k),
   }
@@ -60,6 +66,8 @@ def table(scores: dict) -> str:
     lines.append(f'{name:16} {row["micro_f1"]:9.3f} {row["macro_f1"]:9.3f} {row["mean_average_precision"]:9.3f}')
   where = 'SyntheticEarth, a simulated world' if scores['synthetic'] else 'real imagery'
   lines.append(f'{scores["patches"]} patches of {where}, {len(scores["classes"])} classes, leave one out')
+  if scores['caveat']:
+    lines.append(scores['caveat'])
   return '\n'.join(lines)
 
 
@@ -73,7 +81,7 @@ def main(argv: list[str]) -> None:
   print(table(scores))
   if _OUT.value:
     pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(_OUT.value).write_text(json.dumps(scores, indent=1))
+    provenance.write_json(pathlib.Path(_OUT.value), scores)
 
 
 if __name__ == '__main__':

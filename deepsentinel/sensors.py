@@ -21,6 +21,7 @@ S2_NODATA = 0
 S1_SCALE = 100  # stored = dB * S1_SCALE
 S1_NODATA = -32768
 S2_OFFSET_DN = 1000  # added to digital numbers by processing baseline 04.00 and later
+_MANY = 256  # numbers from which a distribution can be told
 
 SENSORS = ('sentinel2', 'sentinel1')
 
@@ -114,6 +115,11 @@ def store_reflectance(values: np.ndarray, unit: str, valid: np.ndarray | None = 
     dn = dn * S2_SCALE
   elif unit == 'reflectance_x1e4_plus1000':
     dn = dn - S2_OFFSET_DN
+    if ok.any() and np.median(dn[ok]) < -200:  # water and shadow fall a little below 0, never half of all numbers
+      raise ValueError(
+        f'Sentinel-2 values have a median of {np.median(dn[ok]) + S2_OFFSET_DN:.0f}; with an offset of '
+        f"{S2_OFFSET_DN} they would be negative reflectance. State unit='reflectance_x1e4'."
+      )
   if unit != 'reflectance' and ok.any() and dn[ok].max() <= 20 and np.issubdtype(values.dtype, np.floating):
     raise ValueError(
       f'Sentinel-2 values reach only {dn[ok].max():.3f}; reflectance x 10,000 is stated. '
@@ -195,6 +201,11 @@ def store_backscatter(values: np.ndarray, unit: str, valid: np.ndarray | None = 
       raise ValueError(
         f'Sentinel-1 backscatter has a median of {median:.1f} dB when read as {unit!r}; land and water lie between '
         f'-35 and 10 dB. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'
+      )
+    if unit in ('db', 'db_x100') and ok.sum() >= _MANY and db[ok].min() > -1:
+      raise ValueError(
+        f'Sentinel-1 backscatter never falls below {db[ok].min():.2f} dB when read as {unit!r}; speckle alone makes it '
+        f'do so. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'
       )
   return np.where(ok, np.clip(np.rint(np.nan_to_num(db) * S1_SCALE), -32767, 32767), S1_NODATA).astype(np.int16)
 

@@ -63,6 +63,17 @@ class SceneReader:
       specs.get('sentinel1', known).s1_quantity,
     )
 
+  def require_overlap(self, grid: base.PatchGrid) -> None:
+    """ValueError if a scene shows nothing of the area; says where both lie."""
+    outline = base.split_antimeridian(grid.outline_lonlat())
+    for sensor in self.bands:
+      scene = self.inputs[sensor].scene
+      if not shapely.intersects(scene.footprint, outline):
+        raise ValueError(
+          f'Scene {scene.id} does not touch the area: it lies within {_box(scene.footprint)}, the area within '
+          f'{_box(outline)} (west,south,east,north). Pass --bounds inside the scene, or another scene.'
+        )
+
   @property
   def synthetic(self) -> bool:
     return any(self.inputs[sensor].source.synthetic for sensor in self.bands)
@@ -75,8 +86,15 @@ class SceneReader:
     out = {}
     for sensor, bands in self.bands.items():
       item = self.inputs[sensor]
-      out[_FIELDS[sensor]] = item.source.read(item.scene, grid, bands).to_storage()
+      try:
+        out[_FIELDS[sensor]] = item.source.read(item.scene, grid, bands).to_storage()
+      except ValueError as e:
+        raise ValueError(str(e) if item.scene.id in str(e) else f'Scene {item.scene.id}: {e}') from e
     return out
+
+
+def _box(outline: shapely.Geometry) -> str:
+  return ','.join(f'{v:.4f}' for v in shapely.bounds(outline))
 
 
 def valid_pixels(pixels: dict[str, np.ndarray]) -> np.ndarray:

@@ -174,7 +174,11 @@ def resample(
 
 
 def valid_numbers(values: np.ndarray, unit: str, nodata: float | None) -> np.ndarray:
-  """bool of the same shape: which raw numbers of a product are data at all."""
+  """bool of the same shape: which raw numbers of a product are data at all.
+
+  Raises:
+    ValueError: most of them are negative, and linear backscatter is stated.
+  """
   valid = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else np.ones(values.shape, bool)
   if nodata is not None and not np.isnan(nodata):
     valid &= values != nodata
@@ -183,6 +187,11 @@ def valid_numbers(values: np.ndarray, unit: str, nodata: float | None) -> np.nda
   elif unit == 'db_x100':
     valid &= values != sensors.S1_NODATA
   elif unit in ('power', 'amplitude'):
+    if valid.any() and np.median(values[valid]) < 0:
+      raise ValueError(
+        f'Sentinel-1 values have a median of {np.median(values[valid]):.1f}, which is no linear {unit}. '
+        "State unit='db' if they are decibels."
+      )
     valid &= values > 0
   return valid
 

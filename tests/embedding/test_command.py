@@ -97,6 +97,28 @@ def test_one_sensor_alone_is_refused(scene_files, tmp_path):
     run(tmp_path / 'out', **scene_files)
 
 
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    (
+      {'s1_quantity': 'gamma0_terrain'},
+      'radar sigma0_ellipsoid; these pixels are gamma0_terrain.*checkpoint',
+    ),
+    ({'s1_unit': 'power'}, r"Scene S1_20200602: .*no linear power.*unit='db'"),
+    (
+      {'bounds': ['100', '10', '100.1', '10.1']},
+      r'S2_20200601 does not touch the area: it lies.*--bounds',
+    ),
+    ({'s2_unit': ''}, 'State s2_unit='),
+    ({'s1_scene': 'S1_elsewhere'}, "'S1_elsewhere' is not among the scenes: S1_20200602"),
+  ],
+)
+def test_scenes_that_do_not_fit(scene_files, tmp_path, values, message):
+  with pytest.raises(ValueError, match=message):
+    run(tmp_path / 'out', **{**scene_files, **values})
+  assert not (tmp_path / 'out' / 'embedding.tif').exists()
+
+
 def test_a_searched_source(tmp_path, monkeypatch, capsys):
   from deepsentinel import registry
   from tests.embedding.small_area import ArraySource

@@ -14,36 +14,7 @@ import shapely
 
 from deepsentinel import sensors
 from deepsentinel.sources import base, local, raster, sidecar
-
-NAME = 'S2A_MSIL2A_20200601T101031_N0214_R022_T32TNT_20200601T120000'
-EPSG, X, Y = 32632, 500_000.0, 5_200_000.0
-GRID = base.PatchGrid(EPSG, X, Y, 16, 16)
-
-
-def write(path, values, pixel=10.0, epsg=EPSG, x=X, y=Y, names=(), scale=None, offset=None, unit=None, **profile):
-  """A GeoTIFF of values [C, H, W] whose upper-left corner is (x, y)."""
-  values = np.asarray(values)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  shape = {'height': values.shape[1], 'width': values.shape[2], 'count': len(values), 'dtype': values.dtype}
-  transform = profile.pop('transform', rasterio.Affine(pixel, 0, x, 0, -pixel, y))
-  with rasterio.open(path, 'w', driver='GTiff', crs=epsg, transform=transform, **shape, **profile) as f:
-    f.write(values)
-    for i, name in enumerate(names, start=1):
-      f.set_band_description(i, name)
-    if scale is not None:
-      f.scales, f.offsets = [scale] * len(values), [offset] * len(values)
-    if unit is not None:
-      f.units = [unit] * len(values)
-  return str(path)
-
-
-def random(shape=(2, 40, 40), low=1, high=4000, dtype=np.uint16, seed=0):
-  return np.random.default_rng(seed).integers(low, high, shape).astype(dtype)
-
-
-def only(source):
-  (scene,) = source.scenes()
-  return scene
+from tests.sources.scene_files import EPSG, GRID, NAME, X, Y, only, random, write
 
 
 def test_pixels_that_coincide_come_out_as_they_are(tmp_path):
@@ -219,64 +190,6 @@ def test_units_from_gdals_unit_type(tmp_path):
   assert source.read(only(source), GRID, ('VV',)).unit == 'db'
 
 
-def test_what_is_not_known_is_one_clear_error(tmp_path):
-  s2 = write(tmp_path / 'a' / f'{NAME}.tif', random(), names=('B2', 'B3'))
-  with pytest.raises(ValueError, match=r's2_unit=.*reflectance, reflectance_x1e4, reflectance_x1e4_plus1000'):
-    local.LocalScenes(s2)
-  with pytest.raises(ValueError, match=r"Unknown s2_unit 'toa'"):
-    local.LocalScenes(s2, s2_unit='toa')
-  odd = write(tmp_path / 'b' / f'{NAME}.tif', random(), names=('B2', 'B3'), scale=0.5, offset=3.0)
-  with pytest.raises(ValueError, match=r'scale 0\.5, offset 3\.0.*match no known'):
-    local.LocalScenes(odd)
-  s1 = write(tmp_path / 'c' / 's1.tif', np.full((2, 20, 20), -12.0), names=('VV', 'VH'))
-  with pytest.raises(ValueError, match=r's1_unit='):
-    local.LocalScenes(s1)
-  with pytest.raises(ValueError, match=r's1_quantity=.*sigma0_ellipsoid'):
-    local.LocalScenes(s1, s1_unit='db')
-  with pytest.raises(ValueError, match=r'time is written nowhere.*times='):
-    local.LocalScenes(s1, s1_unit='db', s1_quantity='sigma0_ellipsoid')
-  with pytest.raises(ValueError, match=r"'yesterday' is no time"):
-    local.LocalScenes(s1, s1_unit='db', s1_quantity='sigma0_ellipsoid', times={'s1': 'yesterday'})
-  bare = write(tmp_path / 'd' / f'{NAME}.tif', random())
-  with pytest.raises(ValueError, match=r'which bands it holds.*s2_bands='):
-    local.LocalScenes(bare, s2_unit='reflectance_x1e4')
-  source = local.LocalScenes(bare, s2_unit='reflectance_x1e4', s2_bands=['B08', 'B04'])
-  assert source.spec.bands == ('B4', 'B8')
-  with pytest.raises(ValueError, match=r'no band\(s\) B12; it has B4, B8'):
-    source.read(only(source), GRID, ('B4', 'B12'))
-  level1 = write(tmp_path / 'e' / f'{NAME.replace("L2A", "L1C")}.tif', random(), names=('B2', 'B3'))
-  with pytest.raises(ValueError, match=r"is L1C, L2A is stated\. Pass s2_level='L1C'"):
-    local.LocalScenes(level1, s2_unit='reflectance_x1e4')
-  with pytest.raises(ValueError, match=r'Nothing found at .*State a folder'):
-    local.LocalScenes(str(tmp_path / 'nowhere'))
-  (tmp_path / 'empty').mkdir()
-  with pytest.raises(ValueError, match='No rasters'):
-    local.LocalScenes(str(tmp_path / 'empty'))
-
-
-def test_a_file_without_georeference(tmp_path):
-  path = write(tmp_path / f'{NAME}.tif', random(), names=('B2', 'B3'), epsg=None)
-  with pytest.raises(ValueError, match='no georeference'):
-    local.LocalScenes(path, s2_unit='reflectance_x1e4')
-
-
-def test_truncated_and_missing_files_are_named(tmp_path):
-  path = write(tmp_path / f'{NAME}.tif', random((2, 400, 400)), names=('B2', 'B3'))
-  source = local.LocalScenes(path, s2_unit='reflectance_x1e4')
-  scene = only(source)
-  file = tmp_path / f'{NAME}.tif'
-  whole = file.read_bytes()
-  file.write_bytes(whole[: len(whole) // 2])
-  far = GRID.window(300, 300, 16, 16)
-  with pytest.raises(ValueError, match=rf'{NAME}\.tif cannot be read.*truncated or corrupt: fetch it again'):
-    source.read(scene, far, ('B3',))
-  file.write_bytes(b'II*\0 this is not a tiff')
-  with pytest.raises(ValueError, match='cannot be read'):
-    source.read(scene, far, ('B3',))
-  with pytest.raises(ValueError, match='cannot be read'):
-    local.LocalScenes(path, s2_unit='reflectance_x1e4')
-
-
 def test_catalogue_as_csv_and_json(tmp_path):
   write(tmp_path / 'data' / 'optical.tif', random((3, 40, 40), low=1001))
   write(tmp_path / 'data' / 'vv.tif', np.full((1, 40, 40), 0.1, np.float32))
@@ -322,16 +235,6 @@ def test_catalogue_as_csv_and_json(tmp_path):
   (tmp_path / 'bad.json').write_text('[{]')
   with pytest.raises(ValueError, match='no readable JSON'):
     local.LocalScenes(str(tmp_path / 'bad.json'))
-
-
-def test_scenes_that_contradict_each_other(tmp_path):
-  rows = []
-  for i, quantity in enumerate(('gamma0_terrain', 'sigma0_ellipsoid')):
-    write(tmp_path / f'{i}.tif', np.full((1, 20, 20), -12.0), names=('VV',))
-    rows.append({'id': str(i), 'time': '2020-06-02', 'files': [f'{i}.tif'], 'unit': 'db', 'quantity': quantity})
-  (tmp_path / 'scenes.json').write_text(json.dumps(rows))
-  with pytest.raises(ValueError, match=r"2 radar quantities together: \['gamma0_terrain', 'sigma0_ellipsoid'\]"):
-    local.LocalScenes(str(tmp_path / 'scenes.json'))
 
 
 def test_stac_items_beside_rasters(tmp_path, real_data):
@@ -406,25 +309,3 @@ def test_stacks(tmp_path):
     local.PatchStacks(str(tmp_path), times=times, **{**stated, 's1_quantity': ''})
   with pytest.raises(ValueError, match=r'neither S2/ nor S1/'):
     local.PatchStacks(str(tmp_path), s2_folder='S2', s1_folder='S1')
-
-
-def test_real_scaled_amplitude(real_data, tmp_path):
-  h5py = pytest.importorskip('h5py', reason='reads the NetCDF sample without GDAL')
-  with h5py.File(real_data / 'timeseries' / 'worldcereal_preprocessed_inputs.nc') as f:
-    vv = np.asarray(f['S1-SIGMA0-VV']).view(np.uint16)  # NetCDF keeps them as signed numbers
-    b4 = np.asarray(f['S2-L2A-B04']).view(np.uint16)
-  path = write(tmp_path / 'month.tif', vv[:1], epsg=32631, names=('VV',))
-  source = local.LocalScenes(
-    path, s1_unit='dn_20log10_minus83', s1_quantity='sigma0_ellipsoid', times={'month': '2020-11-01'}
-  )
-  grid = base.PatchGrid(32631, X, Y, *vv.shape[1:])
-  stored = source.read(only(source), grid, ('VV',)).to_storage()[..., 0] / 100
-  expected = 20 * np.log10(vv[0].astype(float)) - 83
-  np.testing.assert_allclose(stored, expected, atol=0.0051)
-  assert -20 < np.median(stored) < -5
-  month = int(np.argmax((b4 == 65535).mean(axis=(1, 2))))  # December has no Sentinel-2
-  write(tmp_path / NAME / 'B04.tif', b4[month : month + 1], epsg=32631, nodata=65535)
-  source = local.LocalScenes(str(tmp_path / NAME), s2_unit='reflectance_x1e4')
-  patch = source.read(only(source), grid, ('B4',))
-  np.testing.assert_array_equal(patch.to_storage()[..., 0] == 0, b4[month] == 65535)
-  assert (patch.to_storage() == 0).any()

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import rasterio
+import rasterio.enums
+import rasterio.warp
 import scipy.ndimage
 
 from deepsentinel import sensors
 from deepsentinel.sources import base, local, raster
+from tests.sources.scene_files import NAME, X, Y, only, write
 
 
 def test_real_major_tom_scene(real_data):
@@ -101,3 +104,66 @@ def test_real_monthly_stack_takes_its_first_step(real_data):
   s2, s1 = sorted(source.scenes(), key=lambda s: s.sensor, reverse=True)
   assert source.read(s2, grid, ('B8A',)).values.item() == pytest.approx(by_name['B8A'][8, 8], rel=0.01)
   assert source.read(s1, grid, ('VH',)).values.item() == pytest.approx(by_name['VH'][8, 8], abs=0.05)
+
+
+def test_real_scaled_amplitude(real_data, tmp_path):
+  h5py = pytest.importorskip('h5py', reason='reads the NetCDF sample without GDAL')
+  with h5py.File(real_data / 'timeseries' / 'worldcereal_preprocessed_inputs.nc') as f:
+    vv = np.asarray(f['S1-SIGMA0-VV']).view(np.uint16)  # NetCDF keeps them as signed numbers
+    b4 = np.asarray(f['S2-L2A-B04']).view(np.uint16)
+  path = write(tmp_path / 'month.tif', vv[:1], epsg=32631, names=('VV',))
+  source = local.LocalScenes(
+    path, s1_unit='dn_20log10_minus83', s1_quantity='sigma0_ellipsoid', times={'month': '2020-11-01'}
+  )
+  grid = base.PatchGrid(32631, X, Y, *vv.shape[1:])
+  stored = source.read(only(source), grid, ('VV',)).to_storage()[..., 0] / 100
+  expected = 20 * np.log10(vv[0].astype(float)) - 83
+  np.testing.assert_allclose(stored, expected, atol=0.0051)
+  assert -20 < np.median(stored) < -5
+  month = int(np.argmax((b4 == 65535).mean(axis=(1, 2))))  # December has no Sentinel-2
+  write(tmp_path / NAME / 'B04.tif', b4[month : month + 1], epsg=32631, nodata=65535)
+  source = local.LocalScenes(str(tmp_path / NAME), s2_unit='reflectance_x1e4')
+  patch = source.read(only(source), grid, ('B4',))
+  np.testing.assert_array_equal(patch.to_storage()[..., 0] == 0, b4[month] == 65535)
+  assert (patch.to_storage() == 0).any()
+
+
+def test_real_linear_power(real_data, tmp_path):
+  """A forest plot's radar, published as linear power: 6 px, written as GeoTIFF, for it has no georeference."""
+  h5py = pytest.importorskip('h5py', reason='reads the HDF5 sample')
+  (path,) = (real_data / 'timeseries').glob('treesatai*.h5')
+  with h5py.File(path) as f:
+    vv, vh = np.asarray(f['sen-1-asc-data'][0], float)[:2]
+  path = write(tmp_path / 'plot.tif', np.stack([vv, vh]), epsg=32632, names=('VV', 'VH'))
+  stated = {'s1_quantity': 'sigma0_ellipsoid', 'times': {'plot': '2020-01-02'}}
+  source = local.LocalScenes(path, s1_unit='power', **stated)
+  stored = source.read(only(source), base.PatchGrid(32632, X, Y, 6, 6), ('VV', 'VH')).to_storage() / 100
+  np.testing.assert_allclose(stored, 10 * np.log10(np.stack([vv, vh], -1)), atol=0.0051)
+  assert -16 < np.median(stored[..., 0]) < -5  # forest
+  # Onto pixels of 20 m: the mean of the power, not of the decibels.
+  coarse = source.read(only(source), base.PatchGrid(32632, X, Y, 3, 3, 20.0), ('VV',)).to_storage()[..., 0] / 100
+  np.testing.assert_allclose(coarse, 10 * np.log10(vv.reshape(3, 2, 3, 2).mean((1, 3))), atol=0.011)
+
+
+def test_real_scene_in_another_crs(real_data, tmp_path):
+  """A piece of the Thai cell warped by rasterio into Web Mercator, read back on its own UTM pixels."""
+  (b4,) = (real_data / 'major_tom').rglob('B04.tif')
+  with rasterio.open(b4) as file:
+    own = raster.grid_of(file)
+    piece = own.window(300, 500, 128, 128)
+    truth = file.read(1)[300:428, 500:628].astype(float)
+    moved, transform = rasterio.warp.reproject(
+      file.read(1).astype(np.float32), src_transform=file.transform, src_crs=file.crs, dst_crs='EPSG:3857',
+      resampling=rasterio.enums.Resampling.cubic,
+    )  # fmt: skip
+  assert moved.ndim == 3
+  path = write(tmp_path / f'{NAME}.tif', moved, epsg=3857, transform=transform, names=('B04',))
+  source = local.LocalScenes(path, s2_unit='reflectance_x1e4')
+  patch = source.read(only(source), piece, ('B4',))
+  assert patch.valid.all()
+  got = patch.values[..., 0]
+  assert np.corrcoef(got.ravel(), truth.ravel())[0, 1] > 0.97
+  # Not a pixel off: every shift fits worse.
+  inner = np.s_[2:-2, 2:-2]
+  errors = {(r, c): np.abs(np.roll(got, (r, c), (0, 1)) - truth)[inner].mean() for r in (-1, 0, 1) for c in (-1, 0, 1)}
+  assert min(errors, key=errors.get) == (0, 0)
