@@ -10,6 +10,11 @@ size=${2:-full}
 export DEEPSENTINEL_DATA TF_CPP_MIN_LOG_LEVEL=3
 data="$out/tensorflow_datasets"
 run="$out/runs/bigearthnet"
+results="$out/report.html $out/knn.json $out/maps/mosaic/embedding.png $out/maps/major_tom/embedding.png"
+if [ -e "$out/finished" ]; then
+  echo "$out is finished: $results (remove $out/finished to check every step again)"
+  exit
+fi
 main_flags=(--config=configs/bigearthnet.py --config.data.data_dir="$data")
 if [ "$size" = tiny ]; then
   main_flags+=(--config.encoder.width=8 --config.pretrain.batch_size=4 --config.pretrain.duration.steps=4
@@ -45,4 +50,5 @@ tfds build tfds_builders/deepsentinel_unlabelled --config=custom --manual_dir="$
 python -m deepsentinel.main "${main_flags[@]}" --config.name=terramesh --config.data.data_dir="$data/terramesh" \
   --config.data.labelled= --config.data.crop_px=128 --config.pretrain.duration.steps=4 --config.pretrain.batch_size=2 \
   --workdir="$out/runs/terramesh"
-echo "$out/report.html, $out/knn.json, $out/maps/mosaic/embedding.png, $out/maps/major_tom/embedding.png"
+touch "$out/finished"
+echo "Finished: $results"
