@@ -33,6 +33,15 @@ class SceneInput:
     return self.scene.time.astimezone(datetime.UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
 
 
+def _own_grid(item: SceneInput) -> base.PatchGrid | None:
+  """The scene's own pixels, where its source knows them as a projected grid."""
+  own = getattr(item.source, 'grid', None)
+  try:
+    return None if own is None else own(item.scene)
+  except ValueError:
+    return None
+
+
 class SceneReader:
   """Windows of one scene, or of one scene a sensor, in the bands a model wants.
 
@@ -55,6 +64,7 @@ class SceneReader:
     if not self.bands:
       others = [b for i in inputs for b in i.source.spec.bands]
       raise ValueError(f'The model takes {list(bands)}; these scenes have none of them but {others}.')
+    self._extents = {sensor: _own_grid(self.inputs[sensor]) for sensor in self.bands}
     specs = {sensor: item.source.spec for sensor, item in self.inputs.items()}
     known = next(iter(specs.values()))
     self.spec = sensors.SensorSpec(
@@ -62,6 +72,26 @@ class SceneReader:
       specs.get('sentinel2', known).s2_level,
       specs.get('sentinel1', known).s1_quantity,
     )
+
+  def mirrored(self, grid: base.PatchGrid, pixels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `read` gave for `grid`, with a scene's pixels mirrored beyond its edges, so that no false edge is seen.
+
+    Only where the source knows the scene's own pixels; nodata inside a scene stays nodata.
+    """
+    out = dict(pixels)
+    for sensor in self.bands:
+      extent = self._extents[sensor]
+      if extent is None or extent.epsg != grid.epsg:
+        continue
+      left, bottom, right, top = extent.bounds
+      rows = (grid.y0_m - np.array([top, bottom])) / grid.pixel_m
+      cols = (np.array([left, right]) - grid.x0_m) / grid.pixel_m
+      # Whole pixels inside the scene, to a thousandth of one.
+      first, after = np.ceil([rows[0] - 1e-3, cols[0] - 1e-3]), np.floor([rows[1] + 1e-3, cols[1] + 1e-3])
+      sides = np.array([grid.height_px, grid.width_px])
+      (first_row, first_col), (row, col) = np.clip(first, 0, sides).astype(int), np.clip(after, 0, sides).astype(int)
+      out[_FIELDS[sensor]] = mirror_beyond(pixels[_FIELDS[sensor]], first_row, row, first_col, col)
+    return out
 
   def require_overlap(self, grid: base.PatchGrid) -> None:
     """ValueError if a scene shows nothing of the area; says where both lie."""
@@ -91,6 +121,15 @@ class SceneReader:
       except ValueError as e:
         raise ValueError(str(e) if item.scene.id in str(e) else f'Scene {item.scene.id}: {e}') from e
     return out
+
+
+def mirror_beyond(values: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+  """[H, W, C] whose pixels outside rows top..bottom and columns left..right are those inside, mirrored at the edge."""
+  height, width = values.shape[:2]
+  if (top, left, bottom, right) == (0, 0, height, width) or top >= bottom or left >= right:
+    return values
+  inside = values[top:bottom, left:right]
+  return np.pad(inside, ((top, height - bottom), (left, width - right), (0, 0)), 'symmetric')
 
 
 def _box(outline: shapely.Geometry) -> str:

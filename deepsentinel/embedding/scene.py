@@ -193,7 +193,7 @@ class _Job:
       with self.strips.write(strip, shapes) as arrays:
         for tile in range(self.layout.tiles_a_strip):
           begin, end = self.layout.tile_cols(tile)
-          for name, values in self._tile(next(pixels)).items():
+          for name, values in self._tile(*next(pixels)).items():
             scale = {'embedding': 1, 'preview': stride // self.shrink, 'landcover': stride}[name]
             arrays[name][:, begin * scale : end * scale] = values[: rows * scale, : (end - begin) * scale]
           bar.update()
@@ -202,16 +202,19 @@ class _Job:
   def _preview_channels(self) -> int:
     return len(picture.preview_bands(self.reader.spec))
 
-  def _read(self, tile: tuple[int, int]) -> dict[str, np.ndarray]:
+  def _read(self, tile: tuple[int, int]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A tile's pixels, and the same with the scenes mirrored beyond their edges, which is what the encoder sees."""
     row, col = self.layout.read_origin_px(*tile)
     side = self.layout.read_px
-    return self.reader.read(self.grid.window(row, col, side, side))
+    window = self.grid.window(row, col, side, side)
+    pixels = self.reader.read(window)
+    return pixels, self.reader.mirrored(window, pixels)
 
-  def _tile(self, pixels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  def _tile(self, pixels: dict[str, np.ndarray], seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The kept part of a tile: 'embedding' f32[t, t, E], 'preview', and if wanted 'landcover' uint8[t * 16, t * 16]."""
     layout = self.layout
     inside = slice(layout.margin * layout.stride, layout.read_px - layout.margin * layout.stride)
-    # Edge cells reach beyond the area where the scene has pixels; where it has none, they are missing.
+    # Edge cells reach beyond the area where the scene has pixels; beyond the scene they see it mirrored.
     valid = valid_pixels(pixels)[inside, inside]
     # [t * 16, t * 16] -> [t, t]
     cells = np.any(valid.reshape(layout.tile, layout.stride, layout.tile, layout.stride), axis=(1, 3))
@@ -223,7 +226,7 @@ class _Job:
       if self.level == 'landcover':
         out['landcover'] = np.full(valid.shape, geotiff.LANDCOVER_NODATA, np.uint8)
       return out
-    cut = {field: layout.cut(values) for field, values in pixels.items()}
+    cut = {field: layout.cut(values) for field, values in seen.items()}
     maps, classes = self._run(cut)
     out['embedding'] = np.where(cells[..., None], layout.join(maps), np.nan).astype(np.float32)
     if classes is not None:
@@ -286,7 +289,7 @@ def _padded(values: np.ndarray, number: int) -> np.ndarray:
   return np.concatenate([values, np.repeat(values[:1], number - len(values), 0)]) if len(values) < number else values
 
 
-def _read_ahead(read, tiles: list[tuple[int, int]]) -> Iterator[dict[str, np.ndarray]]:
+def _read_ahead(read, tiles: list[tuple[int, int]]) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
   """`read` of every tile in order, the next one on a thread while the caller works on this one."""
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     ahead = [pool.submit(read, tile) for tile in tiles[:1]]

@@ -1,5 +1,4 @@
 import json
-import pathlib
 import signal
 import subprocess
 import sys
@@ -134,6 +133,26 @@ def test_an_area_larger_than_the_scene(model, tmp_path):
   np.testing.assert_array_equal(np.isfinite(ours).all(-1), seen)
 
 
+def test_a_scene_that_knows_its_edges_is_mirrored_there(model, tmp_path):
+  """No false edge: the encoder sees the scene's own pixels again beyond it, whatever the windows."""
+  known = make_grid(11 * 16 + 3, 9 * 16)
+
+  class Bounded(ArraySource):
+    def grid(self, scene_):
+      return known
+
+  source = Bounded(known)
+  ours = values(run(model, source, tmp_path / 'a', make_grid(14 * 16, 10 * 16), window_px=160).embedding)
+  pad = 8 * 16
+  inside = standardised(source, slice(0, known.height_px), slice(0, known.width_px))
+  beyond = ((0, 0), (pad, pad + 3 * 16 - 3), (pad, pad + 16), (0, 0))
+  theirs = np.array(model.encode(np.pad(inside, beyond, 'symmetric')).feature_map)[0, 8:-8, 8:-8]
+  theirs[12:], theirs[:, 9:] = np.nan, np.nan  # there is no scene
+  np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.nanmax(np.abs(theirs)), rtol=0)
+  other = values(run(model, source, tmp_path / 'b', make_grid(14 * 16, 10 * 16)).embedding)
+  np.testing.assert_allclose(ours, other, atol=2e-5 * np.nanmax(np.abs(theirs)), rtol=0)
+
+
 def test_land_cover(tmp_path):
   model = make_model(stage='finetune')
   source = ArraySource(GRID)
@@ -247,25 +266,3 @@ def test_memory_stays_bounded_by_windows_and_strips():
   small, large = (plan(side, side, stride=16, reach_px=109, crop_px=128) for side in (10_980, 109_800))
   assert small.read_px == large.read_px == 672
   assert small.batch == large.batch
-
-
-@pytest.mark.parametrize('attention', [False, True])
-def test_a_real_scene(attention, real_data, tmp_path):
-  """The Major-TOM cell (Sentinel-2 alone), wall to wall on its own pixels."""
-  from deepsentinel.embedding import area
-  from deepsentinel.embedding.inputs import SceneInput
-  from deepsentinel.sources.local import LocalScenes
-
-  source = LocalScenes(str(real_data / 'major_tom'), s2_unit='reflectance_x1e4')
-  (found,) = source.scenes()
-  grid = area.scene_grid(source, found)
-  assert (grid.epsg, grid.height_px, grid.width_px) == (32648, 1068, 1068)
-  model = make_model(attention=attention, subsets=[('B2', 'B3', 'B4')])
-  reader = SceneReader([SceneInput(source, found, 'local')], model.bands)
-  result = scene.embed(model, reader, grid, pathlib.Path(tmp_path), progress=False)
-  with rasterio.open(result.embedding) as dataset, rasterio.open(next(real_data.glob('major_tom/**/B02.tif'))) as b2:
-    assert dataset.crs == b2.crs
-    assert (dataset.bounds.left, dataset.bounds.top) == (b2.bounds.left, b2.bounds.top)
-    assert dataset.shape == (67, 67)
-    assert np.isfinite(dataset.read(1)).all()
-    assert dataset.tags()['synthetic'] == 'false'
