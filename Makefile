@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT := quickstart
+SIZE := full
 
 .PHONY: help install quickstart real-data test lint format bench peers clean
 .DEFAULT_GOAL := help
@@ -24,7 +25,7 @@ install: .venv/installed ## make the environment (.venv) with the CPU set
 	touch $@
 
 quickstart: .venv/installed ## the main job end to end on SyntheticEarth: corpus to report.html
-	PATH="$$PWD/$(BIN):$$PATH" bash launch/quickstart.sh $(OUT)
+	PATH="$$PWD/$(BIN):$$PATH" bash launch/quickstart.sh "$(OUT)" $(SIZE)
 
 real-data: .venv/installed ## the main job on the real samples in DEEPSENTINEL_DATA
 	PATH="$$PWD/$(BIN):$$PATH" bash launch/real_data.sh runs/real_data
@@ -48,4 +49,4 @@ bench: .venv/installed-test ## the benchmarks, each beside its peer
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean: ## remove what the quickstart and the tests made (not the environment)
-	rm -rf $(OUT) .cache .pytest_cache .ruff_cache .mypy_cache
+	rm -rf "$(OUT)" .cache .pytest_cache .ruff_cache .mypy_cache

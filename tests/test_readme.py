@@ -1,0 +1,163 @@
+"""Every command of the README, run in the order in which a newcomer would type them.
+
+`make quickstart` at its tiny size comes first; the README's own lines then run where it put its results, with the same
+small sizes. So a line that the quickstart has run already finds its work done and says so, and the others do theirs.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / 'README.md').read_text()
+BIN = pathlib.Path(sys.executable).parent
+
+# The tiny size of launch/quickstart.sh, and two steps for what it does not run.
+SMALL = {
+  'deepsentinel.corpus': ['--config.patches=24', '--config.patch_px=64'],
+  'deepsentinel.main': [
+    '--config.encoder.width=8', '--config.data.crop_px=32', '--config.pretrain.batch_size=4',
+    '--config.finetune.batch_size=4', '--config.evaluation.batch_size=8', '--config.pretrain.duration.epochs=0',
+    '--config.finetune.duration.epochs=0', '--config.pretrain.duration.steps=4', '--config.finetune.duration.steps=4',
+  ],
+  'deepsentinel.embed': ['--bounds=12.20,52.30,12.22,52.31'],
+}  # fmt: skip
+# What a line says when there is nothing left to do, or what it leaves: seen in its output.
+SAYS = {
+  'deepsentinel.corpus': 'Next: DEEPSENTINEL_CORPUS=',
+  'deepsentinel.main': 'report.html',
+  'deepsentinel.describe': '11,621,570',
+  'deepsentinel.embed': 'embedding.tif',
+  'deepsentinel.report': 'open it in a browser',
+  'tfds': 'dataset_size',
+}
+# Run by other means: the first is this very run, the second tests/test_real_data.py.
+ELSEWHERE = {'make test', 'DEEPSENTINEL_DATA=DIR make real-data'}
+
+
+def commands() -> list[str]:
+  """Lines of the README's code blocks, fenced or indented, those continued with a backslash joined."""
+  blocks = re.findall(r'```sh\n(.*?)```', README, re.DOTALL)
+  blocks += re.findall(r'(?:^    .*\n)+', re.sub(r'```.*?```', '', README, flags=re.DOTALL), re.MULTILINE)
+  lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+  return [' '.join(line.split()) for line in lines if line.strip()]
+
+
+def typed(section: str) -> list[str]:
+  """The fenced commands of one section of the README."""
+  text = README.split(f'### {section}\n')[1].split('\n## ')[0].split('\n### ')[0]
+  found = re.findall(r'```sh\n(.*?)```', text, re.DOTALL)
+  return [' '.join(line.split()) for line in '\n'.join(found).replace('\\\n', ' ').splitlines() if line.strip()]
+
+
+def program(command: list[str]) -> str:
+  return command[2] if command[0] == 'python' else command[0]
+
+
+def run(command: list[str], cwd: pathlib.Path) -> str:
+  environment = {
+    **os.environ,
+    'PATH': f'{BIN}:{os.environ["PATH"]}',
+    'PYTHONPATH': str(ROOT),
+    'TFDS_DATA_DIR': str(cwd / 'tensorflow_datasets'),
+    'XLA_FLAGS': '',
+  }
+  result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=900)
+  assert result.returncode == 0, f'{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}'
+  return result.stdout
+
+
+@pytest.fixture(scope='module')
+def quickstart(tmp_path_factory) -> pathlib.Path:
+  """What `make quickstart` leaves, in a folder with a space in its name, with the README's folders beside it."""
+  out = tmp_path_factory.mktemp('a newcomer') / 'quick start'
+  make = ['make', '--old-file=.venv/installed', f'OUT={out}', 'SIZE=tiny', 'quickstart']
+  run(make, ROOT)
+  for folder in ('configs', 'tfds_builders'):
+    (out / folder).symlink_to(ROOT / folder)
+  return out
+
+
+@pytest.mark.slow
+def test_quickstart_leaves_everything(quickstart):
+  page = (quickstart / 'report.html').read_text()
+  assert 'Results on SyntheticEarth, a simulated world' in page
+  assert 'http://' not in page.replace('http://www.w3.org', '')
+  for name in ('Majority', 'Random forest'):
+    assert name.lower() in page.lower()
+  for kind in ('labelled', 'unlabelled'):
+    assert (quickstart / 'corpora' / f'demo_{kind}' / 'manifest.parquet').exists()
+  with rasterio.open(quickstart / 'embedding' / 'embedding.tif') as embedding:
+    assert embedding.res == (160, 160)
+    assert embedding.count == 8 * 8
+    assert embedding.tags()['synthetic'] == 'true'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'section',
+  [
+    'Sample a corpus',
+    'Package it as TFRecords',
+    'Pretrain, fine-tune, test',
+    'See the architecture',
+    'Embed an area',
+    'Write a report',
+  ],
+)
+def test_section(quickstart, section):
+  lines = typed(section)
+  assert lines
+  for line in lines:
+    command = shlex.split(line)
+    said = run([*command, *SMALL.get(program(command), [])], quickstart)
+    assert SAYS[program(command)] in said, said
+    out = next((part.removeprefix('--out=') for part in command if part.startswith('--out=')), '')
+    assert (quickstart / out).exists()
+
+
+@pytest.mark.slow
+def test_scene_of_ones_own(quickstart):
+  """The line with placeholders: a patch of the corpus as the files a user would have."""
+  patch = next((quickstart / 'corpora' / 'demo_unlabelled' / 'patches').iterdir())
+  scene = quickstart / 'S2_20190601'
+  scene.mkdir()
+  (scene / 'S2_20190601.tif').write_bytes((patch / 's2.tif').read_bytes())
+  with rasterio.open(patch / 's1.tif') as stored:
+    db = stored.read().astype(np.float32) / 100
+    profile = {**stored.profile, 'dtype': 'float32', 'nodata': None, 'predictor': 3}
+    with rasterio.open(quickstart / 'S1_20190602.tif', 'w', **profile) as file:
+      file.write(db)
+      file.descriptions = stored.descriptions
+  (line,) = [line for line in commands() if '--s1=S1.tif' in line]
+  for placeholder, value in (
+    ('=RUN', '=runs/tile2vec'), ('=S2_FOLDER', f'={scene.name}'), ('=S1.tif', '=S1_20190602.tif')
+  ):  # fmt: skip
+    line = line.replace(placeholder, value)
+  times = '{"S2_20190601": "2019-06-01T10:00:00Z", "S1_20190602": "2019-06-02T05:00:00Z"}'
+  run([*shlex.split(line), f'--option=times={times}'], quickstart)
+  with rasterio.open(quickstart / 'maps' / 'scene' / 'embedding.tif') as embedding:
+    assert embedding.shape == (4, 4)
+    assert np.isfinite(embedding.read()).all()
+
+
+def test_every_command_is_run():
+  """A line added to the README is of a kind that runs here, or is named as run elsewhere."""
+  sections = {line for title in re.findall(r'^### (.*)$', README, re.MULTILINE) for line in typed(title)}
+  known = {'make quickstart', 'source .venv/bin/activate', *ELSEWHERE, *sections}
+  assert [line for line in commands() if line not in known and '--s1=S1.tif' not in line] == []
+  assert set(SAYS) == {program(shlex.split(line)) for line in sections}
+
+
+def test_every_file_it_names_is_there():
+  for target in re.findall(r'\]\(([^)#:]+)\)', README):
+    assert (ROOT / target).exists(), target
+  for config in re.findall(r'`([a-z0-9_]+)`', README.split('### Package it')[0].split('| config |')[1]):
+    assert (ROOT / 'configs' / 'corpora' / f'{config}.py').exists(), config
