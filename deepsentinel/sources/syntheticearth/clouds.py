@@ -40,8 +40,8 @@ class Weather:
 
   @property
   def aerosol(self) -> float:
-    """How hazy the air is beyond what the atmospheric correction removed, about 0.0 to 0.05 in the blue."""
-    return 0.003 + 0.045 * self._u('aerosol') ** 3
+    """How hazy the air is beyond what the atmospheric correction removed, about 0.0 to 0.04 in the blue."""
+    return 0.003 + 0.035 * self._u('aerosol') ** 3
 
   def _cover_field(self, points: Points) -> np.ndarray:
     """Standard normal, varies over some hundred kilometres."""
@@ -66,7 +66,7 @@ class Weather:
     texture = layered * decks + np.sqrt(1 - layered**2) * billows
     texture = texture - (threshold_of(z) if threshold is None else threshold)
     cirrus = 0.85 * fractal(self._streaks(bent), 1400, 5, self.salt + 60, gain=0.72)
-    cirrus += 1.1 * noise(nodes, 90e3, self.salt + 5) + 0.9 * (self._u('cirrus') - 0.72) + 0.06 * z
+    cirrus += 1.1 * noise(nodes, 90e3, self.salt + 5) + 0.9 * (self._u('cirrus') - 0.78) + 0.06 * z
     haze = 1 + 1.2 * noise(nodes, 40e3, self.salt + 6) + 0.4 * np.tanh(z)
     return np.stack([texture, cirrus, haze, billows])
 

@@ -84,10 +84,10 @@ MATERIALS = {
   'sand': _m({'sand': 0.9, 'dry grass': 0.1}, 'dry grass', 0.08, -16.5, -24.5),
   'rock': _m({'rock': 0.85, 'dry grass': 0.15}, 'shadow', 0.14, -9.5, -17.5, 1.5),
   'ice': _m({'snow': 0.95, 'rock': 0.05}, 'rock', 0.03, -13.0, -19.5),
-  'conifer': _m({'conifer': 0.88, 'heath': 0.12}, 'shadow', 0.26, -9.2, -14.8, 1.0),
+  'conifer': _m({'conifer': 0.88, 'heath': 0.12}, 'shadow', 0.26, -9.9, -15.8, 1.0),
   'broadleaf': _m(
     {'broadleaf': 'broadleaf leaf', 'autumn leaf': 'broadleaf autumn', 'bare trees': 'broadleaf twigs'},
-    'shadow', 0.20, (-9.0, -9.6), (-15.0, -14.4), 1.0),
+    'shadow', 0.20, (-9.7, -10.2), (-15.9, -15.4), 1.0),
   'natural grass': _m(
     {'grass': 'natural grass green', 'dry grass': 'natural grass dry'},
     'shrub', 0.12, (-12.6, -12.0), (-20.0, -18.6)),
