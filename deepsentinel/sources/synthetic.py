@@ -62,13 +62,14 @@ class SyntheticEarth:
       raise ValueError('The footprint is empty; give a point or a polygon in WGS84.')
     if start.tzinfo is None or end.tzinfo is None:
       raise ValueError(f'start {start} and end {end} need a timezone; give them in UTC.')
-    footprint = catalogue.split_antimeridian(footprint) if footprint.area else footprint
+    footprint = base.split_antimeridian(footprint)
     if sensor == 'sentinel1':
       return catalogue.search_sentinel1(footprint, start, end)
     return catalogue.search_sentinel2(footprint, start, end, self._tile_cloud_share)
 
   def _weather(self, satellite: str, relative_orbit: int, cycle: int) -> clouds.Weather:
-    return clouds.Weather(catalogue.datatake_salt(self.seed, 'sentinel2', satellite, relative_orbit, cycle))
+    pass_lon = float(catalogue.SENTINEL2.node_lon(relative_orbit, descending=True))
+    return clouds.Weather(lattice.salt_of(self.seed, 'sentinel2', satellite, relative_orbit, cycle), pass_lon)
 
   def _expected_cloud_share(self, satellite: str, relative_orbit: int, cycle: int, outline: shapely.Geometry) -> float:
     parts = shapely.get_parts(outline)
@@ -135,7 +136,7 @@ class SyntheticEarth:
   def render(
     self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str], cloud_share: float | None = None
   ) -> base.Patch:
-    """`read`, with the clouds of the grid set to a chosen share (0 clear, 1 overcast); None leaves the weather's own."""
+    """`read`, with the clouds of the grid set to a chosen share (0 clear, 1 overcast); None leaves the weather."""
     if cloud_share is not None and not 0 <= cloud_share <= 1:
       raise ValueError(f'cloud_share must lie in 0..1; found {cloud_share}.')
     bands = tuple(bands)

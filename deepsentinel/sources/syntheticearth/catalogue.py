@@ -49,10 +49,12 @@ class Orbit:
   def period_s(self) -> float:
     return self.days * _DAY / self.orbits
 
-  def node_lon(self, relative_orbit) -> np.ndarray:
-    """Longitude of the ascending node at its crossing; the same in every cycle."""
+  def node_lon(self, relative_orbit, descending: bool = False) -> np.ndarray:
+    """Longitude of the ascending (or descending) node at its crossing, degrees; the same in every cycle."""
     # Local time = UTC + lon / 15 h; orbit 1 of the cycle begins at midnight UTC of the epoch.
-    return (15 * self.node_hour - (np.asarray(relative_orbit) - 1) * 360.0 * self.days / self.orbits) % 360
+    turn = 360.0 * self.days / self.orbits  # of the Earth in one orbit
+    ascending = 15 * self.node_hour - (np.asarray(relative_orbit) - 1) * turn
+    return (ascending + (180 - turn / 2 if descending else 0)) % 360
 
   def axes(self, relative_orbit, u) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Earth-fixed unit vectors when the satellite is at argument of latitude u: position, velocity, normal [..., 3]."""
@@ -123,7 +125,6 @@ SENTINEL1 = Orbit(
   'sentinel1', 175, 12, 98.18, 693e3, 18.0,
   (_across(30.9, 693e3), _across(30.9, 693e3) + 250e3 / EARTH_RADIUS_M), ('S1A', 'S1B'),
 )  # fmt: skip
-ORBITS = {'sentinel2': SENTINEL2, 'sentinel1': SENTINEL1}
 
 
 def wrap_polygon(lon: np.ndarray, lat: np.ndarray) -> shapely.Geometry:
@@ -132,21 +133,7 @@ def wrap_polygon(lon: np.ndarray, lat: np.ndarray) -> shapely.Geometry:
   lon = lon[0] + np.cumsum(np.concatenate([[0], (np.diff(lon) + 180) % 360 - 180]))
   lon = lon - 360 * np.floor((lon.mean() + 180) / 360)
   polygon = shapely.Polygon(np.column_stack([lon, lat]))
-  return split_antimeridian(polygon)
-
-
-def split_antimeridian(polygon: shapely.Geometry) -> shapely.Geometry:
-  """Parts beyond +-180 degrees moved to the other side."""
-  west, _, east, _ = polygon.bounds
-  if west >= -180 and east <= 180:
-    return polygon
-  parts = []
-  for turn in (-1, 0, 1):
-    part = shapely.intersection(polygon, shapely.box(-180 + 360 * turn, -90, 180 + 360 * turn, 90))
-    if not part.is_empty and part.area > 0:
-      parts.append(shapely.affinity.translate(part, xoff=-360 * turn))
-  flat = [g for p in parts for g in shapely.get_parts(p) if g.geom_type == 'Polygon']
-  return flat[0] if len(flat) == 1 else shapely.MultiPolygon(flat)
+  return base.split_antimeridian(polygon)
 
 
 def unwrapped(geometry: shapely.Geometry, around_lon: float) -> shapely.Geometry:
@@ -245,14 +232,10 @@ def _tile_passes(zone: int, south: bool, column: int, row: int) -> tuple[tuple[i
     footprint = shapely.intersection(outline, swath)
     if footprint.geom_type == 'Polygon' and footprint.area > 0.004 * outline.area:
       turn = 360 * math.floor((footprint.centroid.x + 180) / 360)
-      footprint = split_antimeridian(shapely.affinity.translate(footprint, xoff=-turn))
+      footprint = base.split_antimeridian(shapely.affinity.translate(footprint, xoff=-turn))
       shapely.prepare(footprint)
       out.append((int(numbers[k]), float(u[k]), footprint))
   return tuple(out)
-
-
-def datatake_salt(seed: int, sensor: str, satellite: str, relative_orbit: int, cycle: int) -> int:
-  return lattice.salt_of(seed, sensor, satellite, relative_orbit, cycle)
 
 
 def search_sentinel2(footprint, start, end, cloud_share) -> list[base.Scene]:

@@ -1,4 +1,4 @@
-"""Clouds of one datatake: continuous over the whole pass, U-shaped in their share, with height, thin cirrus and haze."""
+"""Clouds of one datatake: continuous over the whole pass, U-shaped in share, with height, thin cirrus and haze."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import scipy.stats
 from deepsentinel.sources.syntheticearth import lattice
 from deepsentinel.sources.syntheticearth.lattice import METRES_PER_DEGREE, Points, fractal, noise, smoothstep
 
-NODE_M = 75.0
+NODE_M = 48.0
 # Beta(0.38, 0.31): mean 0.55, most scenes nearly clear or nearly overcast (cf. MODIS and SEN12TP statistics over land).
 _COVER_ALPHA, _COVER_BETA = 0.38, 0.31
 _SIGMA = 0.277  # standard deviation of lattice.fractal
@@ -21,9 +21,15 @@ _RIM = _THICKNESS * (-np.log(1 - MASK_OPACITY)) ** (1 / 1.3)
 
 @dataclasses.dataclass(frozen=True)
 class Weather:
-  """One datatake's weather. `salt` seeds all of its fields."""
+  """One datatake's weather.
+
+  Attributes:
+    salt: seeds all of its fields.
+    pass_lon: longitude of the pass's descending node, degrees; cirrus is laid out about it.
+  """
 
   salt: int
+  pass_lon: float = 0.0
 
   def _u(self, name: str) -> float:
     return lattice.salt_of(self.salt, name) / 2**32
@@ -34,8 +40,8 @@ class Weather:
 
   @property
   def aerosol(self) -> float:
-    """How hazy the air is beyond what the atmospheric correction removed, about 0.0 to 0.05 in the blue."""
-    return 0.003 + 0.045 * self._u('aerosol') ** 3
+    """How hazy the air is beyond what the atmospheric correction removed, about 0.0 to 0.04 in the blue."""
+    return 0.003 + 0.035 * self._u('aerosol') ** 3
 
   def _cover_field(self, points: Points) -> np.ndarray:
     """Standard normal, varies over some hundred kilometres."""
@@ -54,22 +60,33 @@ class Weather:
     z = self._cover_field(nodes)
     layered = smoothstep(noise(nodes, 230e3, self.salt + 4) + 0.5 * (self._u('layered') - 0.4) + 0.12 * z, -0.35, 0.35)
     layered = 0.25 + 0.72 * layered
-    billows = fractal(nodes, 1100, 4, self.salt + 20, gain=0.55)
-    decks = fractal(nodes, 9500, 6, self.salt + 40, gain=0.62)
+    bent = self._bent(nodes)
+    billows = fractal(bent, 1250, 5, self.salt + 20, gain=0.62)
+    decks = fractal(bent, 9500, 7, self.salt + 40, gain=0.64)
     texture = layered * decks + np.sqrt(1 - layered**2) * billows
     texture = texture - (threshold_of(z) if threshold is None else threshold)
-    cirrus = 0.8 * fractal(self._streaks(nodes), 9000, 4, self.salt + 60, gain=0.55)
-    cirrus += 1.1 * noise(nodes, 90e3, self.salt + 5) + 0.9 * (self._u('cirrus') - 0.72) + 0.06 * z
+    cirrus = 0.85 * fractal(self._streaks(bent), 1400, 5, self.salt + 60, gain=0.72)
+    cirrus += 1.1 * noise(nodes, 90e3, self.salt + 5) + 0.9 * (self._u('cirrus') - 0.78) + 0.06 * z
     haze = 1 + 1.2 * noise(nodes, 40e3, self.salt + 6) + 0.4 * np.tanh(z)
     return np.stack([texture, cirrus, haze, billows])
 
+  def _bent(self, points: Points) -> Points:
+    """The plane bent by some kilometres: gradient noise by itself lines up with its lattice."""
+    east, north = (
+      5500 * noise(points, 24e3, self.salt + 80 + k) + 700 * noise(points, 4300, self.salt + 90 + k) for k in (0, 1)
+    )
+    return points.shifted(east, north)
+
   def _streaks(self, points: Points) -> Points:
-    """The plane squeezed along the wind aloft, so that isotropic noise becomes fibres."""
+    """The plane squeezed 7 times along the wind aloft, so that isotropic noise becomes fibres.
+
+    Longitudes count from the pass: the cut lies on the far side of the Earth, and none at Greenwich.
+    """
     angle = np.pi * self._u('wind')
     x, y = np.cos(angle), np.sin(angle)
-    east, north = points.lon * 0.65, points.lat
-    along, across = (x * east + y * north) / 7, y * east - x * north
-    return Points.of(np.mod(along, 360), np.clip(across * 0.2, -80, 80) * 5 % 60)
+    east, north = 0.65 * lattice.wrap_degrees(points.lon - self.pass_lon), points.lat
+    along, across = x * east + y * north, x * north - y * east
+    return Points.of(180 + along / 35, across / 5)
 
   def threshold_for(self, points: Points, share: float) -> float:
     """The threshold that puts cloud over `share` of exactly these points, for `at`."""

@@ -9,6 +9,8 @@ import functools
 
 import numpy as np
 
+from deepsentinel.sources.syntheticearth import seasons
+
 # B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B11 B12
 COMPONENTS = {
   'crop': (0.020, 0.028, 0.062, 0.031, 0.098, 0.305, 0.405, 0.432, 0.452, 0.45, 0.19, 0.085),
@@ -54,7 +56,7 @@ class Material:
   """A kind of ground.
 
   Attributes:
-    mixture: component -> share, or knots ((day, share), ...) of a yearly curve; 'soil' stands for the local soil and
+    mixture: component -> share, or the name of a yearly curve in seasons.CURVES; 'soil' stands for the local soil and
       takes what is left.
     contrast: component that texture blends in.
     texture: how strongly texture blends it in, about the standard deviation of its share.
@@ -75,19 +77,6 @@ def _m(mixture, contrast, texture, vv, vh, grain_db=0.6):
   return Material(mixture, contrast, texture, pair(vv), pair(vh), grain_db)
 
 
-_LEAF = ((0, 0.0), (95, 0.02), (118, 0.55), (138, 0.95), (235, 0.93), (265, 0.72), (290, 0.25), (312, 0.0), (365, 0.0))
-_AUTUMN = ((0, 0.0), (250, 0.03), (272, 0.25), (292, 0.6), (312, 0.25), (330, 0.0), (365, 0.0))
-_TWIG = (
-  (0, 0.92),
-  (95, 0.9),
-  (118, 0.38),
-  (138, 0.03),
-  (240, 0.03),
-  (290, 0.12),
-  (315, 0.72),
-  (330, 0.92),
-  (365, 0.92),
-)
 MATERIALS = {
   'sea': _m({'clear water': 0.93, 'green water': 0.07}, 'green water', 0.01, -16.5, -26.0, 0.3),
   'river': _m({'green water': 0.6, 'turbid water': 0.4}, 'turbid water', 0.02, -18.5, -25.5, 0.4),
@@ -95,61 +84,60 @@ MATERIALS = {
   'sand': _m({'sand': 0.9, 'dry grass': 0.1}, 'dry grass', 0.08, -16.5, -24.5),
   'rock': _m({'rock': 0.85, 'dry grass': 0.15}, 'shadow', 0.14, -9.5, -17.5, 1.5),
   'ice': _m({'snow': 0.95, 'rock': 0.05}, 'rock', 0.03, -13.0, -19.5),
-  'conifer': _m({'conifer': 0.88, 'heath': 0.12}, 'shadow', 0.26, -9.2, -14.8, 1.0),
-  'broadleaf': _m({'broadleaf': _LEAF, 'autumn leaf': _AUTUMN, 'bare trees': _TWIG}, 'shadow', 0.20, (-9.0, -9.6), (-15.0, -14.4), 1.0),
+  'conifer': _m({'conifer': 0.88, 'heath': 0.12}, 'shadow', 0.26, -9.9, -15.8, 1.0),
+  'broadleaf': _m(
+    {'broadleaf': 'broadleaf leaf', 'autumn leaf': 'broadleaf autumn', 'bare trees': 'broadleaf twigs'},
+    'shadow', 0.20, (-9.7, -10.2), (-15.9, -15.4), 1.0),
   'natural grass': _m(
-    {'grass': ((0, 0.22), (80, 0.3), (125, 0.72), (160, 0.78), (205, 0.5), (250, 0.42), (300, 0.35), (365, 0.22)),
-     'dry grass': ((0, 0.62), (80, 0.58), (125, 0.2), (160, 0.15), (205, 0.4), (250, 0.45), (300, 0.52), (365, 0.62))},
+    {'grass': 'natural grass green', 'dry grass': 'natural grass dry'},
     'shrub', 0.12, (-12.6, -12.0), (-20.0, -18.6)),
   'heath': _m({'heath': 0.72, 'grass': 0.1, 'dry grass': 0.1, 'soil': 0.08}, 'bare trees', 0.14, -12.4, -18.8),
   'shrub': _m({'shrub': 0.62, 'dry grass': 0.18, 'soil': 0.2}, 'dry grass', 0.20, -11.2, -17.4, 0.9),
   'young trees': _m(
-    {'broadleaf': ((0, 0.0), (105, 0.05), (140, 0.42), (240, 0.4), (290, 0.1), (315, 0.0), (365, 0.0)),
-     'bare trees': ((0, 0.45), (105, 0.4), (140, 0.03), (240, 0.05), (290, 0.3), (315, 0.45), (365, 0.45)),
-     'conifer': 0.2, 'grass': 0.2, 'dry grass': 0.1}, 'dry grass', 0.22, -10.6, (-17.0, -16.2), 1.0),
+    {'broadleaf': 'young trees leaf', 'bare trees': 'young trees twigs', 'conifer': 0.2,
+     'grass': 0.2, 'dry grass': 0.1},
+    'dry grass', 0.22, -10.6, (-17.0, -16.2), 1.0),
   'sparse': _m({'dry grass': 0.28, 'rock': 0.3, 'soil': 0.42}, 'shrub', 0.12, -11.5, -20.0, 0.9),
   'burnt': _m({'burnt': 0.8, 'soil': 0.2}, 'bare trees', 0.15, -12.0, -19.5),
   'marsh': _m(
-    {'reed': ((0, 0.1), (110, 0.2), (160, 0.75), (240, 0.7), (290, 0.25), (365, 0.1)),
-     'straw': ((0, 0.3), (110, 0.25), (160, 0.05), (240, 0.1), (290, 0.3), (365, 0.3)), 'green water': 0.18, 'mud': 0.07},
+    {'reed': 'marsh reed', 'straw': 'marsh straw', 'green water': 0.18, 'mud': 0.07},
     'green water', 0.20, (-11.5, -10.2), (-19.0, -16.8), 1.0),
-  'peat': _m({'peat': 0.66, 'heath': 0.16, 'dry grass': 0.08, 'clear water': 0.05}, 'clear water', 0.10, -12.2, -19.6, 0.8),
+  'peat': _m(
+    {'peat': 0.66, 'heath': 0.16, 'dry grass': 0.08, 'clear water': 0.05},
+    'clear water', 0.10, -12.2, -19.6, 0.8),
   'salt marsh': _m({'reed': 0.35, 'mud': 0.4, 'grass': 0.2}, 'turbid water', 0.18, -12.0, -20.0),
   'mud': _m({'mud': 0.75, 'turbid water': 0.25}, 'turbid water', 0.18, -16.0, -24.0),
   'pasture': _m(
-    {'grass': ((0, 0.66), (75, 0.74), (120, 0.95), (190, 0.86), (235, 0.78), (290, 0.84), (330, 0.72), (365, 0.66)),
-     'dry grass': ((0, 0.24), (75, 0.2), (120, 0.04), (190, 0.12), (235, 0.18), (290, 0.1), (330, 0.2), (365, 0.24))},
+    {'grass': 'pasture green', 'dry grass': 'pasture dry'},
     'dry grass', 0.07, (-11.8, -12.2), (-19.2, -18.4)),
   'winter cereal': _m(
-    {'crop': ((0, 0.3), (60, 0.38), (90, 0.68), (118, 0.95), (150, 0.95), (172, 0.62), (188, 0.12), (198, 0), (262, 0), (290, 0.1), (325, 0.25), (365, 0.3)),
-     'straw': ((0, 0), (155, 0.03), (178, 0.45), (192, 0.86), (206, 0.72), (228, 0.5), (246, 0.2), (258, 0.0), (365, 0))},
+    {'crop': 'winter cereal green', 'straw': 'winter cereal straw'},
     'soil', 0.06, (-10.6, -14.2), (-18.6, -20.2)),
   'summer crop': _m(
-    {'maize': ((0, 0), (128, 0.0), (150, 0.18), (178, 0.72), (198, 0.96), (238, 0.95), (262, 0.55), (278, 0.1), (288, 0), (365, 0)),
-     'straw': ((0, 0.05), (100, 0.05), (110, 0), (245, 0.04), (265, 0.4), (280, 0.62), (300, 0.4), (330, 0.12), (365, 0.05))},
+    {'maize': 'summer crop green', 'straw': 'summer crop straw'},
     'soil', 0.06, (-11.2, -9.8), (-19.4, -15.6)),
   'rapeseed': _m(
-    {'crop': ((0, 0.5), (60, 0.55), (88, 0.85), (104, 0.4), (116, 0.12), (132, 0.25), (146, 0.92), (172, 0.62), (190, 0.08), (198, 0), (236, 0), (262, 0.3), (300, 0.58), (365, 0.5)),
-     'rape flower': ((0, 0), (96, 0), (110, 0.72), (128, 0.78), (142, 0.1), (150, 0), (365, 0)),
-     'straw': ((0, 0), (160, 0), (182, 0.5), (196, 0.85), (212, 0.55), (232, 0.15), (245, 0), (365, 0))},
+    {'crop': 'rapeseed green', 'rape flower': 'rapeseed flower', 'straw': 'rapeseed straw'},
     'soil', 0.05, (-10.2, -9.4), (-17.4, -14.6)),
-  'root crop': _m({'beet': ((0, 0), (122, 0.0), (145, 0.22), (170, 0.85), (195, 0.98), (255, 0.92), (285, 0.6), (303, 0.05), (312, 0), (365, 0))},
-    'soil', 0.06, (-11.4, -9.4), (-19.6, -15.4)),
-  'fallow': _m({'grass': ((0, 0.1), (100, 0.3), (150, 0.42), (220, 0.25), (300, 0.18), (365, 0.1)), 'dry grass': 0.2}, 'soil', 0.10, -11.2, -19.0),
-  'vineyard': _m(
-    {'maize': ((0, 0.0), (115, 0.03), (155, 0.38), (250, 0.42), (290, 0.12), (310, 0.0), (365, 0.0)), 'dry grass': 0.14, 'grass': 0.12},
-    'grass', 0.08, -10.2, (-17.6, -16.6)),
+  'root crop': _m({'beet': 'root crop green'}, 'soil', 0.06, (-11.4, -9.4), (-19.6, -15.4)),
+  'fallow': _m({'grass': 'fallow green', 'dry grass': 0.2}, 'soil', 0.10, -11.2, -19.0),
+  'vineyard': _m({'maize': 'vineyard green', 'dry grass': 0.14, 'grass': 0.12}, 'grass', 0.08, -10.2, (-17.6, -16.6)),
   'orchard': _m(
-    {'broadleaf': ((0, 0.05), (100, 0.1), (135, 0.45), (255, 0.45), (295, 0.15), (315, 0.05), (365, 0.05)), 'grass': 0.3,
-     'bare trees': ((0, 0.3), (100, 0.28), (135, 0.03), (255, 0.05), (295, 0.2), (365, 0.3))}, 'shadow', 0.10, -10.2, -16.2, 0.8),
+    {'broadleaf': 'orchard leaf', 'grass': 0.3, 'bare trees': 'orchard twigs'},
+    'shadow', 0.10, -10.2, -16.2, 0.8),
   'olive': _m({'shrub': 0.4, 'dry grass': 0.14}, 'shrub', 0.12, -10.4, -16.4, 0.8),
   'rice': _m(
-    {'crop': ((0, 0), (140, 0.0), (175, 0.5), (205, 0.95), (250, 0.7), (272, 0.1), (285, 0), (365, 0)),
-     'green water': ((0, 0.05), (118, 0.1), (128, 0.9), (150, 0.85), (178, 0.4), (200, 0.03), (365, 0.05)),
-     'straw': ((0, 0.2), (110, 0.1), (128, 0), (250, 0.2), (275, 0.75), (310, 0.45), (365, 0.2))}, 'soil', 0.05, (-14.5, -11.0), (-22.0, -17.0)),
-  'tile roofs': _m({'tile roof': 0.52, 'asphalt': 0.2, 'grass': 0.14, 'shadow': 0.14}, 'grass', 0.14, -5.2, -12.6, 3.0),
-  'grey roofs': _m({'grey roof': 0.5, 'asphalt': 0.3, 'concrete': 0.08, 'shadow': 0.12}, 'bright roof', 0.10, -3.8, -11.6, 3.4),
-  'gardens': _m({'grass': 0.42, 'bare trees': 0.14, 'broadleaf': 0.16, 'tile roof': 0.1, 'asphalt': 0.1}, 'tile roof', 0.14, -8.8, -15.2, 2.0),
+    {'crop': 'rice green', 'green water': 'rice flood', 'straw': 'rice straw'},
+    'soil', 0.05, (-14.5, -11.0), (-22.0, -17.0)),
+  'tile roofs': _m(
+    {'tile roof': 0.52, 'asphalt': 0.2, 'grass': 0.14, 'shadow': 0.14},
+    'grass', 0.14, -5.2, -12.6, 3.0),
+  'grey roofs': _m(
+    {'grey roof': 0.5, 'asphalt': 0.3, 'concrete': 0.08, 'shadow': 0.12},
+    'bright roof', 0.10, -3.8, -11.6, 3.4),
+  'gardens': _m(
+    {'grass': 0.42, 'bare trees': 0.14, 'broadleaf': 0.16, 'tile roof': 0.1, 'asphalt': 0.1},
+    'tile roof', 0.14, -8.8, -15.2, 2.0),
   'large roofs': _m({'bright roof': 0.55, 'grey roof': 0.45}, 'asphalt', 0.20, -4.5, -12.8, 4.2),
   'paved': _m({'asphalt': 0.62, 'concrete': 0.28, 'grass': 0.1}, 'concrete', 0.16, -10.5, -18.5, 2.2),
   'asphalt': _m({'asphalt': 0.9, 'grass': 0.1}, 'concrete', 0.08, -13.5, -21.5, 1.0),
@@ -166,8 +154,7 @@ DAYS = 366 // DAY_STEP
 def _curve(share, days: np.ndarray) -> np.ndarray:
   if isinstance(share, (int, float)):
     return np.full(len(days), float(share))
-  day, value = zip(*share, strict=True)
-  return np.interp(days, day, value)
+  return np.interp(days, *seasons.CURVES[share])
 
 
 @functools.lru_cache(maxsize=1)

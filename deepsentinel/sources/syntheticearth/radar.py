@@ -44,8 +44,11 @@ def backscatter_db(
     water | built, 0, 4.2 * rain * (1 - 0.6 * grown) + 1.4 * np.clip(surface.moist, -1, 1) - 1.6 * surface.dry
   )
   db += wet.astype(np.float32)
-  rough = np.where(water, 0, 2.4 * own + 3.0 * tilled * (1 - grown))
+  rough = np.where(water, 0, 3.6 * own + 4.0 * tilled * (1 - grown))
   db += rough.astype(np.float32)
+  # Structure of the canopy, on which VH depends more than VV.
+  structure = np.where(water, 0, 2.6 * (unit(lattice.mix(surface.parcel + np.uint32(37))) - 0.5))
+  db += structure.astype(np.float32) * np.array([(-0.2, 0.8)[p] for p in polarisation], np.float32)[:, None]
   spread = grain_db.take(m)
   db += spread * (1.9 * surface.grain + 1.6 * surface.texture + 1.0 * surface.mottle)
 

@@ -38,7 +38,10 @@ _BUILDINGS = {networks.VILLAGE: 25, networks.TOWN: 110, networks.CITY: 500}
 _MAX_BUILDINGS = 60_000
 _SMALLEST_CELLS = 3
 _STEP_M = 180.0
-_SYLLABLES = ('al', 'ber', 'dor', 'el', 'fen', 'gra', 'hol', 'in', 'ka', 'lau', 'mar', 'no', 'os', 'pra', 'ro', 'sten', 'tal', 'ul', 'vi', 'wen')  # fmt: skip
+_SYLLABLES = (
+  *('al', 'ber', 'dor', 'el', 'fen', 'gra', 'hol', 'in', 'ka', 'lau'),
+  *('mar', 'no', 'os', 'pra', 'ro', 'sten', 'tal', 'ul', 'vi', 'wen'),
+)
 
 
 class _Writer:
