@@ -27,7 +27,7 @@ def get_config():
   # Embeddings of 24 patches lie about 5 apart. A margin of 0.1, the paper's, is met before the encoder has learnt
   # which differences are the land's and which are noise: its maps then show noise.
   config.pretrain.tile2vec.margin = 2.0
-  config.finetune.duration = common.duration(steps=40)
+  config.finetune.duration = common.duration(steps=120)
   config.finetune.batch_size = 4
   config.finetune.patience_epochs = 0
   config.finetune.validate_every_steps = 20
