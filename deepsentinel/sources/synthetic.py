@@ -74,9 +74,10 @@ class SyntheticEarth:
   def _expected_cloud_share(self, satellite: str, relative_orbit: int, cycle: int, outline: shapely.Geometry) -> float:
     parts = shapely.get_parts(outline)
     west, south, east, north = max(parts, key=lambda p: p.area).bounds
-    steps = (np.arange(5) + 0.5) / 5
-    lon, lat = np.meshgrid(west + (east - west) * steps, south + (north - south) * steps)
-    return float(self._weather(satellite, relative_orbit, cycle).cover(Points.of(lon, lat)).mean())
+    steps = (np.arange(12) + 0.5) / 12
+    lon, lat = (c.ravel() for c in np.meshgrid(west + (east - west) * steps, south + (north - south) * steps))
+    inside = shapely.contains_xy(outline, lon, lat)
+    return self._weather(satellite, relative_orbit, cycle).share(Points.of(lon[inside], lat[inside]))
 
   def _scene_weather(self, scene: base.Scene) -> clouds.Weather:
     satellite, cycle = self._identify(scene)
@@ -106,14 +107,15 @@ class SyntheticEarth:
       out[index] = self.landscape.surface(part).cover
     return out.reshape(lon.shape)
 
-  def cloud_mask(self, scene: base.Scene, grid: base.PatchGrid) -> np.ndarray:
-    """bool [H, W]: the true cloud, thick or thin, of a Sentinel-2 scene."""
+  def cloud_mask(self, scene: base.Scene, grid: base.PatchGrid, cloud_share: float | None = None) -> np.ndarray:
+    """bool [H, W]: the true cloud, thick or thin, of a Sentinel-2 scene, or of its `render` at a chosen share."""
     weather = self._scene_weather(scene)
     lon, lat = grid.pixel_centres_lonlat()
     points = Points.of(lon, lat)
+    threshold = None if cloud_share is None else weather.threshold_for(points, cloud_share)
     out = np.zeros(len(points), bool)
     for index in _nearby(points):
-      out[index] = weather.at(Points(points.lon[index], points.lat[index])).mask
+      out[index] = weather.at(Points(points.lon[index], points.lat[index]), threshold).mask
     return out.reshape(lon.shape)
 
   def cloud_share(self, scene: base.Scene, grid: base.PatchGrid) -> float:
@@ -136,7 +138,10 @@ class SyntheticEarth:
   def render(
     self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str], cloud_share: float | None = None
   ) -> base.Patch:
-    """`read`, with the clouds of the grid set to a chosen share (0 clear, 1 overcast); None leaves the weather."""
+    """`read`, with thick cloud over a chosen share of the grid (0 clear, 1 overcast) in place of the weather's own.
+
+    Sentinel-1 sees through either; None leaves the weather.
+    """
     if cloud_share is not None and not 0 <= cloud_share <= 1:
       raise ValueError(f'cloud_share must lie in 0..1; found {cloud_share}.')
     bands = tuple(bands)

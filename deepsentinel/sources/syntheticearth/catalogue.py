@@ -99,12 +99,10 @@ class Orbit:
     cycle = self.days * _DAY
     for k, satellite in enumerate(self.satellites):
       first = offset + k * cycle / len(self.satellites)
-      n = math.ceil(((start - _EPOCH).total_seconds() - first) / cycle)
-      while True:
-        time = _EPOCH + datetime.timedelta(seconds=first + n * cycle)
-        if time >= end:
-          break
-        yield satellite, n, time
+      n = math.floor(((start - _EPOCH).total_seconds() - first) / cycle)
+      while (time := _EPOCH + datetime.timedelta(seconds=first + n * cycle)) < end:
+        if time >= start:  # compared as written, to the microsecond
+          yield satellite, n, time
         n += 1
 
 
@@ -182,8 +180,10 @@ def _tile_name(zone: int, south: bool, column: int, row: int, lat: float) -> str
 def tile_outline(zone: int, south: bool, column: int, row: int) -> shapely.Polygon:
   """Footprint of a 109.8 km tile in WGS84, longitudes unwrapped about its centre."""
   epsg = (32700 if south else 32600) + zone
-  # As in the real grid, tiles reach 9.8 km east and south over the next square.
-  return base.PatchGrid(epsg, column * TILE_STEP_M, (row + 1) * TILE_STEP_M, 10980, 10980).outline_lonlat(8)
+  # As in the real grid, tiles reach 9.8 km east and south over the next square, and their corners are moved outwards to
+  # multiples of 60 m, counted from the equator.
+  left, top = math.floor(column * TILE_STEP_M / 60) * 60, math.ceil((row + 1 - 100 * south) * TILE_STEP_M / 60) * 60
+  return base.PatchGrid(epsg, left, top + south * 10_000_000, 10980, 10980).outline_lonlat(8)
 
 
 def tiles_over(footprint: shapely.Geometry) -> list[tuple[int, bool, int, int]]:

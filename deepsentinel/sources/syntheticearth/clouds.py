@@ -51,10 +51,6 @@ class Weather:
     level = scipy.special.ndtri(min(max(self._u('level'), 1e-4), 1 - 1e-4))
     return 0.75 * level + 0.66 * z / (_SIGMA * 1.31)
 
-  def cover(self, points: Points) -> np.ndarray:
-    """Expected local share of cloud, 0..1, float64 [N]."""
-    return cover_of(self._cover_field(points))
-
   def _fields(self, nodes: Points, threshold: float | None) -> np.ndarray:
     """[4, N]: cloud texture above its threshold, cirrus, haze, brightness texture."""
     z = self._cover_field(nodes)
@@ -101,19 +97,22 @@ class Weather:
     return lattice.sampled(points, NODE_M, self.salt, fields, smooth=True)[0]
 
   def at(self, points: Points, threshold: float | None = None) -> 'Sky':
-    """The sky over points; `threshold` (of `threshold_for`) instead of the weather's own amount of cloud."""
-    texture, cirrus, haze, billows = self._sampled(points, threshold)
-    thickness = np.maximum(texture, 0)
-    opacity = 1 - np.exp(-((thickness / _THICKNESS) ** 1.3))
-    opacity = np.where(opacity > 0.985, 1, opacity)
-    wisps = smoothstep(cirrus, 0.12, 0.75) * 0.42
-    if threshold is not None:
-      wisps = wisps * (threshold < 9)
-    bright = 0.5 + 0.30 * smoothstep(thickness, 0.02, 0.42) + 0.13 * billows
-    return Sky(
-      opacity.astype(np.float32), wisps.astype(np.float32), np.maximum(haze, 0.1).astype(np.float32),
-      bright.astype(np.float32),
-    )  # fmt: skip
+    """The sky over points; `threshold` (of `threshold_for`) instead of the weather's own amount of cloud and cirrus."""
+    sky = _sky(*self._sampled(points, threshold))
+    return sky if threshold is None else dataclasses.replace(sky, cirrus=np.zeros_like(sky.cirrus))
+
+  def share(self, points: Points) -> float:
+    """Share of cloud, 0..1, among points far apart: a catalogue's figure, within some per cent of the pixels' own."""
+    return float(_sky(*self._fields(points, None)).mask.mean())
+
+
+def _sky(texture: np.ndarray, cirrus: np.ndarray, haze: np.ndarray, billows: np.ndarray) -> 'Sky':
+  thickness = np.maximum(texture, 0)
+  opacity = 1 - np.exp(-((thickness / _THICKNESS) ** 1.3))
+  opacity = np.where(opacity > 0.985, 1, opacity)
+  wisps = smoothstep(cirrus, 0.12, 0.75) * 0.42
+  bright = 0.5 + 0.30 * smoothstep(thickness, 0.02, 0.42) + 0.13 * billows
+  return Sky(*(f.astype(np.float32) for f in (opacity, wisps, np.maximum(haze, 0.1), bright)))
 
 
 @dataclasses.dataclass
@@ -132,22 +131,16 @@ class Sky:
 
 
 @functools.lru_cache(maxsize=1)
-def _knots() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _knots() -> tuple[np.ndarray, np.ndarray]:
   z = np.linspace(-4, 4, 401)
   cover = scipy.stats.beta.ppf(scipy.special.ndtr(z), _COVER_ALPHA, _COVER_BETA)
   threshold = -_SIGMA * scipy.special.ndtri(np.clip(cover, 1e-7, 1 - 1e-7)) * 1.15
-  return z, cover, threshold
-
-
-def cover_of(z: np.ndarray) -> np.ndarray:
-  """Standard normal to cloud share."""
-  knots, cover, _ = _knots()
-  return np.interp(z, knots, cover)
+  return z, threshold
 
 
 def threshold_of(z: np.ndarray) -> np.ndarray:
   """Standard normal to the texture value above which there is cloud."""
-  knots, _, threshold = _knots()
+  knots, threshold = _knots()
   return np.interp(z, knots, threshold)
 
 

@@ -17,7 +17,7 @@ from deepsentinel.sources.syntheticearth.lattice import Points
 CELL_M = 100
 MINIMUM_CELLS = 25  # 25 ha of 1 ha cells
 _SIEVE_CELLS = 29  # a little more, since smoothing the outlines may take some of it away
-_SMOOTH_M = 60.0
+SMOOTH_M = 90.0  # cuts the stairs of the cells, whose triangles measure half a cell, and little else
 _MARGIN_CELLS = 12
 _BLOCK = 120
 
@@ -59,14 +59,19 @@ def majority(cover: np.ndarray, size: int = 3) -> np.ndarray:
 
 
 def polygons(cover: np.ndarray, grid: base.PatchGrid, smooth_m: float) -> tuple[np.ndarray, np.ndarray]:
-  """(polygons, level-3 index of each): a coverage without gaps, its stairs smoothed, in the grid's CRS."""
+  """(polygons, level-3 index of each): a coverage without gaps, its stairs smoothed, in the grid's CRS.
+
+  Args:
+    cover: integer [H, W].
+    grid: where.
+    smooth_m: corners whose triangle is smaller than its square go, in both neighbours alike; 0 keeps the stairs.
+  """
   shapes = list(rasterio.features.shapes(cover, connectivity=4, transform=grid.transform))
   index = np.array([int(value) for _, value in shapes], np.int32)
   geometry = np.array([shapely.geometry.shape(shape) for shape, _ in shapes])
-  if smooth_m:
-    smooth = shapely.coverage_simplify(geometry, smooth_m)
-    geometry = np.where(shapely.is_valid(smooth) & ~shapely.is_empty(smooth), smooth, geometry)
-  return geometry, index
+  # A vertex on every cell's corner: where three polygons meet, the straight edge of one needs one too.
+  geometry = shapely.segmentize(geometry, grid.pixel_m)
+  return shapely.coverage_simplify(geometry, smooth_m), index
 
 
 def write(land: Landscape, path: pathlib.Path, bounds_lonlat: tuple[float, float, float, float]) -> None:
@@ -80,7 +85,7 @@ def write(land: Landscape, path: pathlib.Path, bounds_lonlat: tuple[float, float
   cover, grid = truth_raster(land, bounds_lonlat)
   drawn = majority(majority(cover, 5), 3)
   drawn = rasterio.features.sieve(drawn, _SIEVE_CELLS, connectivity=4)
-  geometry, index = polygons(drawn, grid, _SMOOTH_M)
+  geometry, index = polygons(drawn, grid, SMOOTH_M)
   codes = np.array([0, *(c.code for c in legend.CORINE)])[index].astype(str)
   frame = geopandas.GeoDataFrame(
     {

@@ -153,7 +153,7 @@ class Landscape:
       0.62 + 0.42 * fields.human - 1.1 * steep - 0.75 * cold - 0.35 * fields.mountain - 0.9 * np.maximum(dry - 0.55, 0)
       + 0.25 * patch + 0.2 * fields.soil + 0.24 * (lot2 - 0.5)
     )  # fmt: skip
-    farm = ~wood & (farming > 0.07) & ~desert
+    farm = ~wood & (farming > 0.07) & ~desert & (temperature > 1.2 + 0.6 * patch)  # nothing ripens in the tundra
     nature = ~wood & ~farm
 
     # Forest: needles in the cold and on poor soils, leaves elsewhere; felled and young stands in blocks.

@@ -31,13 +31,13 @@ _AREAS = {
   (335,): {'natural': 'glacier'},
   (411, 412, 421): {'natural': 'wetland'},
   (512, 521): {'natural': 'water'},
-  (511,): {'natural': 'water', 'water': 'river'},
 }
 _HIGHWAYS = {networks.MAJOR: 'motorway', networks.SECONDARY: 'secondary', networks.MINOR: 'unclassified'}
 _BUILDINGS = {networks.VILLAGE: 25, networks.TOWN: 110, networks.CITY: 500}
 _MAX_BUILDINGS = 60_000
 _SMALLEST_CELLS = 3
 _STEP_M = 180.0
+_RIVER_AREA_M = 15.0  # a river as wide as this has its banks drawn
 _SYLLABLES = (
   *('al', 'ber', 'dor', 'el', 'fen', 'gra', 'hol', 'in', 'ka', 'lau'),
   *('mar', 'no', 'os', 'pra', 'ro', 'sten', 'tal', 'ul', 'vi', 'wen'),
@@ -128,6 +128,17 @@ def _name(h: int) -> str:
   return ''.join(parts).capitalize()
 
 
+def _add_banks(writer: _Writer, line: np.ndarray, width_m: np.ndarray) -> None:
+  """The water of a river link: line lon, lat [M, 2], its width at each of these points [M]."""
+  xy = np.column_stack(base.transformer(4326, 3035).transform(*line.T))
+  pieces = shapely.linestrings(np.stack([xy[:-1], xy[1:]], axis=1))
+  area = shapely.union_all(shapely.buffer(pieces, (width_m[:-1] + width_m[1:]) / 4, quad_segs=3))
+  to_lonlat = base.transformer(3035, 4326)
+  for part in shapely.get_parts(area):
+    outline = shapely.transform(part, lambda c: np.column_stack(to_lonlat.transform(*c.T)))
+    writer.polygon(outline, {'natural': 'water', 'water': 'river'})
+
+
 def _add_places(writer: _Writer, land: Landscape, places: networks.Places) -> None:
   kinds = {networks.CITY: 'city', networks.TOWN: 'town', networks.VILLAGE: 'village'}
   for i in range(len(places)):
@@ -181,7 +192,10 @@ def write(land: Landscape, path: pathlib.Path, bounds_lonlat: tuple[float, float
   for i, line in enumerate(_bent_lines(roads, land.seed, 0.4)):
     writer.way(line, {'highway': _HIGHWAYS[int(roads.kind[i])]})
   for i, line in enumerate(_bent_lines(rivers, land.seed, 1.0)):
-    writer.way(line, {'waterway': 'river' if rivers.width_m[i] > 9 else 'stream'})
+    writer.way(line, {'waterway': 'river' if rivers.width_m[i] > _RIVER_AREA_M else 'stream'})
+    width_m = np.linspace(rivers.width_m[i], rivers.end_width_m[i], len(line))
+    if width_m[-1] >= _RIVER_AREA_M:
+      _add_banks(writer, line, width_m)
 
   cover, grid = corinemap.truth_raster(land, bounds_lonlat)
   group = np.zeros(256, np.uint8)
@@ -190,7 +204,7 @@ def write(land: Landscape, path: pathlib.Path, bounds_lonlat: tuple[float, float
     group[[legend.CORINE_INDEX[c] for c in codes]] = len(tags)
     tags.append(tag)
   drawn = rasterio.features.sieve(corinemap.majority(group[cover]), _SMALLEST_CELLS, connectivity=4)
-  geometry, index = corinemap.polygons(drawn, grid, 45.0)
+  geometry, index = corinemap.polygons(drawn, grid, corinemap.SMOOTH_M)
   to_lonlat = base.transformer(3035, 4326)
   for polygon, kind in zip(geometry, index, strict=True):
     if kind:
