@@ -191,6 +191,7 @@ def score_test_split(
   provenance.write_json(
     workdir / 'test.json',
     {'level': level, 'classes': list(trained.classes), 'methods': methods, 'test_patches': len(split),
+     'also_trained_on': len(set(split.table['id']) & set(data.labelled['train'].table['id'])),
      'synthetic': data.synthetic, 'data': split.card['name'], 'nodata_share': float(1 - confusion.sum() / total)},
   )  # fmt: skip
 

@@ -123,7 +123,9 @@ def test_corine_is_the_reference_map_pixel_for_pixel(out, real_data, unlabelled)
       np.testing.assert_array_equal(records.read(field, [0]), unlabelled.read(field, [position]))
 
 
-def test_neighbours_and_the_probe_say_what_they_rest_on(out, unlabelled):
+def test_neighbours_probe_and_report_say_what_they_rest_on(out, unlabelled):
+  assert json.loads((out / 'runs' / 'bigearthnet' / 'test.json').read_text())['also_trained_on'] == 1
+  assert '1 of 1 test patch stood in the training split too' in (out / 'report.html').read_text()
   notes = json.loads((out / 'runs' / 'bigearthnet' / 'experiment.json').read_text())
   assert notes['synthetic'] is False
   assert notes['neighbours']['mean_km'] < 3  # max_distance_km

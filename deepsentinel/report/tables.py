@@ -205,6 +205,9 @@ def verdict(comparison: Comparison, runs: list[Run]) -> Verdict:
     headline += f' The {winner.label} beats {beaten}: {percent(winner.weighted_iou)} %.'
     baselines = baselines[1:]
   sentences += [_against_baseline(models, b) for b in baselines]
+  seen = max((run.test.get('also_trained_on', 0) for run in runs if run.test), default=0)
+  if seen:
+    sentences.append(f'{seen} of {patches} stood in the training split too: the score shows only that the chain runs.')
   sentences += _caveats(comparison, models)
   return Verdict(headline, tuple(sentences + unfinished))
 

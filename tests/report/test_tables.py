@@ -118,6 +118,14 @@ def test_one_run_and_missed_classes(tmp_path):
   assert run.label == 'Tile2Vec pretraining'
 
 
+def test_a_test_patch_that_was_trained_on_is_named(tmp_path):
+  _run(tmp_path / 'only', 'tile2vec', 0.5)
+  path = tmp_path / 'only' / 'test.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'test_patches': 1, 'also_trained_on': 1}))
+  sentences = _verdict(read_run(tmp_path / 'only')).sentences
+  assert '1 of 1 test patch stood in the training split too: the score shows only that the chain runs.' in sentences
+
+
 def test_several_seeds_are_named(tmp_path):
   runs = [_run(tmp_path / f't{seed}', 'tile2vec', 0.5, seed=seed) for seed in (0, 1)]
   runs.append(_run(tmp_path / 'none', 'none', 0.4))
