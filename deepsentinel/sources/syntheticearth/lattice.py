@@ -261,7 +261,12 @@ def cells(points: Points, spacing_m: float, salt: int, jitter: float = 0.8, angl
 
 
 def sampled(
-  points: Points, spacing_m: float, salt: int, function: Callable[[Points], np.ndarray], smooth: bool
+  points: Points,
+  spacing_m: float,
+  salt: int,
+  function: Callable[[Points], np.ndarray],
+  smooth: bool,
+  slopes: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """A smooth field evaluated on lattice nodes and interpolated.
 
@@ -271,8 +276,9 @@ def sampled(
     salt: of the lattice.
     function: elementwise field, Points -> float [K, M].
     smooth: cubic B-spline (continuous slope and curvature) rather than linear.
+    slopes: whether the slope is wanted, which needs `smooth`.
   Returns:
-    float32 [K, N] values; float32 [2, N] slope of column 0 to the east and to the north, per metre (0 if not smooth).
+    float32 [K, N] values; float32 [2, N] slope of column 0 to the east and to the north, per metre (else 0).
   """
   lattice = Lattice(spacing_m, salt)
   y = lattice.row_coordinate(points.lat)
@@ -318,20 +324,20 @@ def sampled(
     find = find.reshape(len(needed), len(points))
   out = np.zeros((len(table), len(points)), np.float32)
   slope = np.zeros((2, len(points)), np.float32)
-  steep = _spline_slope(fy) if smooth else []
+  steep = _spline_slope(fy) if slopes else []
   k = 0
   for step, wy in zip(offsets, taps, strict=True):
     index = local + step
     col, fx = columns(step)
     base = index * width + (col - low.take(index))
     weights = _spline(fx) if smooth else [1 - fx, fx]
-    across = _spline_slope(fx) if smooth else []
+    across = _spline_slope(fx) if slopes else []
     for side, wx in zip(offsets, weights, strict=True):
       node = base + side if find is None else find[k]
       weight = wx * wy
       for row_out, row_table in zip(out, table, strict=True):
         row_out += row_table.take(node) * weight
-      if smooth:
+      if slopes:
         height = table[0].take(node)
         slope[0] += height * (across[side + before] * wy)
         slope[1] += height * (wx * steep[step + before])
