@@ -217,7 +217,7 @@ class SyntheticEarth:
     shade = np.zeros(len(points), np.float32)
     if sky.opacity.min() < 1:
       sunward = clouds.towards_sun(points, weather.height_m, sun.elevation_deg, sun.azimuth_deg)
-      shade = weather.at(sunward, threshold).opacity
+      shade = weather.opacity(sunward, threshold)
     day = float(scene.time.timetuple().tm_yday)
     date = scene.time.date().toordinal()
     value = optics.reflectance(

@@ -51,16 +51,20 @@ class Weather:
     level = scipy.special.ndtri(min(max(self._u('level'), 1e-4), 1 - 1e-4))
     return 0.75 * level + 0.66 * z / (_SIGMA * 1.31)
 
-  def _fields(self, nodes: Points, threshold: float | None) -> np.ndarray:
-    """[4, N]: cloud texture above its threshold, cirrus, haze, brightness texture."""
+  def _texture(self, nodes: Points, bent: Points, threshold: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[N] each: cloud texture above its threshold, its fine part, and the cover field."""
     z = self._cover_field(nodes)
     layered = smoothstep(noise(nodes, 230e3, self.salt + 4) + 0.5 * (self._u('layered') - 0.4) + 0.12 * z, -0.35, 0.35)
     layered = 0.25 + 0.72 * layered
-    bent = self._bent(nodes)
     billows = fractal(bent, 1250, 5, self.salt + 20, gain=0.62)
     decks = fractal(bent, 9500, 7, self.salt + 40, gain=0.64)
     texture = layered * decks + np.sqrt(1 - layered**2) * billows
-    texture = texture - (threshold_of(z) if threshold is None else threshold)
+    return texture - (threshold_of(z) if threshold is None else threshold), billows, z
+
+  def _fields(self, nodes: Points, threshold: float | None) -> np.ndarray:
+    """[4, N]: cloud texture above its threshold, cirrus, haze, brightness texture."""
+    bent = self._bent(nodes)
+    texture, billows, z = self._texture(nodes, bent, threshold)
     cirrus = 0.85 * fractal(self._streaks(bent), 1400, 5, self.salt + 60, gain=0.72)
     cirrus += 1.1 * noise(nodes, 90e3, self.salt + 5) + 0.9 * (self._u('cirrus') - 0.78) + 0.06 * z
     haze = 1 + 1.2 * noise(nodes, 40e3, self.salt + 6) + 0.4 * np.tanh(z)
@@ -85,21 +89,25 @@ class Weather:
     return Points.of(180 + along / 35, across / 5)
 
   def threshold_for(self, points: Points, share: float) -> float:
-    """The threshold that puts cloud over `share` of exactly these points, for `at`."""
+    """The threshold that puts cloud over `share` of exactly these points, for `at` and `opacity`."""
     if share <= 0 or share >= 1:
       return 9.0 if share <= 0 else -9.0
-    texture = self._sampled(points, 0.0)[0]
     # A cloud's rim only counts from a certain thickness on.
-    return float(np.quantile(texture, 1 - share)) - _RIM
+    return float(np.quantile(self._sampled_texture(points, 0.0), 1 - share)) - _RIM
 
-  def _sampled(self, points: Points, threshold: float | None) -> np.ndarray:
-    fields = functools.partial(self._fields, threshold=threshold)
-    return lattice.sampled(points, NODE_M, self.salt, fields, smooth=True)[0]
+  def _sampled_texture(self, points: Points, threshold: float | None) -> np.ndarray:
+    texture = lambda nodes: self._texture(nodes, self._bent(nodes), threshold)[0][None]  # noqa: E731
+    return lattice.sampled(points, NODE_M, self.salt, texture, smooth=True)[0][0]
 
   def at(self, points: Points, threshold: float | None = None) -> 'Sky':
     """The sky over points; `threshold` (of `threshold_for`) instead of the weather's own amount of cloud and cirrus."""
-    sky = _sky(*self._sampled(points, threshold))
+    fields = functools.partial(self._fields, threshold=threshold)
+    sky = _sky(*lattice.sampled(points, NODE_M, self.salt, fields, smooth=True)[0])
     return sky if threshold is None else dataclasses.replace(sky, cirrus=np.zeros_like(sky.cirrus))
+
+  def opacity(self, points: Points, threshold: float | None = None) -> np.ndarray:
+    """float32 [N]: that of `at`, for a third of its work."""
+    return _opacity(self._sampled_texture(points, threshold))
 
   def share(self, points: Points) -> float:
     """Share of cloud, 0..1, among points far apart: a catalogue's figure, within some per cent of the pixels' own."""
@@ -107,12 +115,14 @@ class Weather:
 
 
 def _sky(texture: np.ndarray, cirrus: np.ndarray, haze: np.ndarray, billows: np.ndarray) -> 'Sky':
-  thickness = np.maximum(texture, 0)
-  opacity = 1 - np.exp(-((thickness / _THICKNESS) ** 1.3))
-  opacity = np.where(opacity > 0.985, 1, opacity)
   wisps = smoothstep(cirrus, 0.12, 0.75) * 0.42
-  bright = 0.5 + 0.30 * smoothstep(thickness, 0.02, 0.42) + 0.13 * billows
-  return Sky(*(f.astype(np.float32) for f in (opacity, wisps, np.maximum(haze, 0.1), bright)))
+  bright = 0.5 + 0.30 * smoothstep(texture, 0.02, 0.42) + 0.13 * billows
+  return Sky(_opacity(texture), *(f.astype(np.float32) for f in (wisps, np.maximum(haze, 0.1), bright)))
+
+
+def _opacity(texture: np.ndarray) -> np.ndarray:
+  opacity = 1 - np.exp(-((np.maximum(texture, 0) / _THICKNESS) ** 1.3))
+  return np.where(opacity > 0.985, 1, opacity).astype(np.float32)
 
 
 @dataclasses.dataclass

@@ -73,7 +73,7 @@ class Landscape:
       ]
       return np.stack(columns)
 
-    return lattice.sampled(points, terrain.RELIEF_SPACING_M, self._salt('relief nodes'), at_nodes, smooth=True)
+    return lattice.sampled(points, terrain.RELIEF_SPACING_M, self._salt('relief nodes'), at_nodes, True, slopes=True)
 
   def _river_distance(self, points: Points, bend, limit_m: float) -> np.ndarray:
     box = networks.Box.around(points)

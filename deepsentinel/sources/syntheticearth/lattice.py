@@ -261,7 +261,12 @@ def cells(points: Points, spacing_m: float, salt: int, jitter: float = 0.8, angl
 
 
 def sampled(
-  points: Points, spacing_m: float, salt: int, function: Callable[[Points], np.ndarray], smooth: bool
+  points: Points,
+  spacing_m: float,
+  salt: int,
+  function: Callable[[Points], np.ndarray],
+  smooth: bool,
+  slopes: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """A smooth field evaluated on lattice nodes and interpolated.
 
@@ -271,8 +276,9 @@ def sampled(
     salt: of the lattice.
     function: elementwise field, Points -> float [K, M].
     smooth: cubic B-spline (continuous slope and curvature) rather than linear.
+    slopes: whether the slope is wanted, which needs `smooth`.
   Returns:
-    float32 [K, N] values; float32 [2, N] slope of column 0 to the east and to the north, per metre (0 if not smooth).
+    float32 [K, N] values; float32 [2, N] slope of column 0 to the east and to the north, per metre (else 0).
   """
   lattice = Lattice(spacing_m, salt)
   y = lattice.row_coordinate(points.lat)
@@ -283,12 +289,22 @@ def sampled(
   first, last = int(row.min()) - before, int(row.max()) + after
   count_table = lattice.columns(np.arange(first, last + 1))
   local = row - first
-  lon = points.lon
-  if lon.max() - lon.min() > 180:  # the block lies across Greenwich
-    lon = np.where(lon > 180, lon - 360, lon)
-  turns = lon * (1 / 360)
-  low = np.floor(turns.min() * count_table).astype(np.int64) - before
-  high = np.floor(turns.max() * count_table).astype(np.int64) + after
+  turns = points.lon * (1 / 360)
+  low, high = np.floor(turns.min() * count_table), np.floor(turns.max() * count_table)
+  back = None
+  if turns.max() - turns.min() > 0.5:  # across Greenwich: columns there count backwards, places within them do not
+    back = (turns > 0.5).astype(np.float64)
+    low = np.floor(turns[turns > 0.5].min() * count_table) - count_table
+    high = np.floor(turns[turns <= 0.5].max() * count_table)
+  low, high = low.astype(np.int64) - before, high.astype(np.int64) + after
+
+  def columns(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """(column int64, place in it float32) of the points in the row `step` above their own."""
+    count = count_table.take(local + step)
+    x = turns * count
+    col = np.floor(x)
+    return (col if back is None else col - back * count).astype(np.int64), (x - col).astype(np.float32)
+
   width = int((high - low).max()) + 1
   rows = last - first + 1
   taps = _spline(fy) if smooth else [1 - fy, fy]
@@ -301,29 +317,27 @@ def sampled(
   else:  # scattered points: only the nodes they need
     needed = []
     for step in offsets:
-      col = np.floor(turns * count_table.take(local + step)).astype(np.int64)
+      col, _ = columns(step)
       needed += [((row + step + 2**30) << 31) + (col + side + 2**29) for side in offsets]
     keys, find = np.unique(np.concatenate(needed), return_inverse=True)
     table = _at_nodes(lattice, (keys >> 31) - 2**30, (keys & (2**31 - 1)) - 2**29, function)
     find = find.reshape(len(needed), len(points))
   out = np.zeros((len(table), len(points)), np.float32)
   slope = np.zeros((2, len(points)), np.float32)
-  steep = _spline_slope(fy) if smooth else []
+  steep = _spline_slope(fy) if slopes else []
   k = 0
   for step, wy in zip(offsets, taps, strict=True):
     index = local + step
-    x = turns * count_table.take(index)
-    col = np.floor(x)
-    fx = (x - col).astype(np.float32)
-    base = index * width + (col.astype(np.int64) - low.take(index))
+    col, fx = columns(step)
+    base = index * width + (col - low.take(index))
     weights = _spline(fx) if smooth else [1 - fx, fx]
-    across = _spline_slope(fx) if smooth else []
+    across = _spline_slope(fx) if slopes else []
     for side, wx in zip(offsets, weights, strict=True):
       node = base + side if find is None else find[k]
       weight = wx * wy
       for row_out, row_table in zip(out, table, strict=True):
         row_out += row_table.take(node) * weight
-      if smooth:
+      if slopes:
         height = table[0].take(node)
         slope[0] += height * (across[side + before] * wy)
         slope[1] += height * (wx * steep[step + before])

@@ -140,7 +140,8 @@ def _nodes(box: Box, grid: Lattice) -> _Nodes:
   row = np.repeat(rows, width)
   col = (low[:, None] + np.arange(width)).ravel()
   h = grid.node_hash(row, col)
-  lon = (col + 0.15 + 0.7 * unit(h).astype(np.float64)) / grid.columns(row) * 360
+  # From the column's own number, so that a node is the same to the last bit from either side of Greenwich.
+  lon = (np.mod(col, grid.columns(row)) + 0.15 + 0.7 * unit(h).astype(np.float64)) / grid.columns(row) * 360
   lat = grid.row_lat(row + 0.15 + 0.7 * unit(h, 16).astype(np.float64))
   return _Nodes(grid, first, low, width, row, col, lon, np.clip(lat, -89, 89), lattice.mix(h))
 

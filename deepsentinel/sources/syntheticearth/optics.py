@@ -114,11 +114,11 @@ def _component(name: str, band: list[int]) -> np.ndarray:
 
 
 def _blend(value: np.ndarray, share: np.ndarray, other: np.ndarray) -> None:
-  """Mixes `share` [N] of `other` [C, N] or [C, 1] into value [C, N], in place."""
+  """Mixes `share` [N] of `other` [C, N] or [C, 1] into value [C, N], in place; a share of 1 leaves exactly `other`."""
+  rest = 1 - share
   for band, target in zip(value, np.broadcast_to(other, (len(value), other.shape[1])), strict=True):
-    step = target - band
-    step *= share
-    band += step
+    band *= rest
+    band += target * share
 
 
 def snow_share(surface: Surface, points: Points, day: float, weather_salt: int) -> np.ndarray:

@@ -57,6 +57,12 @@ def test_a_chosen_share_is_hit(share):
     assert mask.mean() == pytest.approx(share, abs=0.002)
 
 
+def test_opacity_by_itself_is_that_of_the_sky():
+  points = patch(10.0, 50.0)
+  for k in range(3):
+    np.testing.assert_array_equal(weather(k).opacity(points), weather(k).at(points).opacity)
+
+
 def test_more_cloud_keeps_the_cloud_there_was():
   points, sky = patch(10.0, 50.0, 64, 40), weather(5)
   thin, thick = (sky.at(points, sky.threshold_for(points, share)).mask for share in (0.3, 0.6))

@@ -91,7 +91,7 @@ def test_a_spline_through_a_slope_is_that_slope():
   points = scattered(300, limit=60)
   points = Points(points.lon, 47 + points.lat / 600)
   value, slope = lattice.sampled(
-    points, 500, 4, lambda p: ((p.lat - 47) * lattice.METRES_PER_DEGREE)[None], smooth=True
+    points, 500, 4, lambda p: ((p.lat - 47) * lattice.METRES_PER_DEGREE)[None], smooth=True, slopes=True
   )
   np.testing.assert_allclose(value[0], (points.lat - 47) * lattice.METRES_PER_DEGREE, atol=0.05)
   np.testing.assert_allclose(slope[1], 1.0, atol=2e-3)
