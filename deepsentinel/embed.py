@@ -14,10 +14,10 @@ where an interrupted one was.
 import datetime
 import json
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
+from deepsentinel import commandline
 from deepsentinel.train import xla
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'run directory, or one of its stages', required=True)
@@ -93,7 +93,7 @@ def _from_catalogue(bands: tuple[str, ...]):
     raise ValueError(
       f'--source={_SOURCE.value} is searched: pass --bounds=west,south,east,north and --date=YYYY-MM-DD.'
     )
-  source = registry.load('imagery source', _SOURCE.value)(**_options())
+  source = registry.build('imagery source', {'name': _SOURCE.value, **_options()})
   grid = area.bounds_grid(*bounds)
   chosen = []
   for sensor in _wanted_sensors(bands):
@@ -125,7 +125,7 @@ def _from_files(bands: tuple[str, ...]):
     if sensor not in _wanted_sensors(bands):
       print(f'{path} is left out: the model takes no {sensor} band')
       continue
-    source = registry.load('imagery source', 'local')(path=path, **stated, **_options())
+    source = registry.build('imagery source', {'name': 'local', 'path': path, **stated, **_options()})
     flag = _SCENE_FLAGS[sensor]
     scenes = [s for s in source.scenes() if s.sensor == sensor]
     if not scenes:
@@ -162,16 +162,10 @@ def run() -> None:
     print('SyntheticEarth: these pixels are computed, not observed.')
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
-  logging.set_verbosity(logging.WARNING)
+def main(_: list[str]) -> None:
   xla.prepare_backend()
-  try:
-    run()
-  except ValueError as error:
-    sys.exit(f'error: {error}')
+  run()
 
 
 if __name__ == '__main__':
-  app.run(main)
+  commandline.run(main, resumes=True)

@@ -79,10 +79,10 @@ class Journal:
     self._path, self._config_path = workdir / 'experiment.json', workdir / 'config.json'
     self._config = config
     if self._config_path.exists():
-      _require_same_config(json.loads(self._config_path.read_text()), config, workdir)
+      _require_same_config(_read_json(self._config_path), config, workdir)
     self._content: dict[str, Any] = {'name': config['name'], 'status': 'running', 'stages': {}}
     if self._path.exists():
-      self._content = json.loads(self._path.read_text())
+      self._content = _read_json(self._path)
 
   def __getitem__(self, key: str) -> Any:
     return self._content[key]
@@ -97,6 +97,15 @@ class Journal:
 
   def finish_stage(self, name: str, facts: dict[str, Any]) -> None:
     self.update({'stages': {**self['stages'], name: {'status': 'finished', **facts}}})
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is damaged or of something else ({error}). Restore it, or choose another --workdir.'
+    ) from error
 
 
 # May differ between two calls of one experiment: they change no number.

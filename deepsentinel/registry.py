@@ -78,4 +78,8 @@ def build(kind: str, section: Mapping[str, Any]) -> Any:
   except TypeError as e:
     takes = ', '.join(map(str, inspect.signature(cls).parameters.values())) or 'none'
     raise ValueError(f'{kind} {section["name"]!r}: {e}. Its arguments: {takes}.') from None
-  return cls(**arguments)
+  try:
+    return cls(**arguments)
+  except ValueError as e:
+    given = ', '.join(f'{key}={value!r}' for key, value in arguments.items())
+    raise ValueError(f'{e} ({kind} {section["name"]!r} with {given})' if given else str(e)) from e

@@ -36,13 +36,17 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
   """
   chosen = settings.checked(config)
   folder = pathlib.Path(out).expanduser()
+  shop = worker.workshop(json.dumps(chosen))
+  # Before anything is written: a plan that fails leaves the folder as it was.
+  plan = [] if (folder / manifest.FILE).exists() else list(_plan(shop))
   folder.mkdir(parents=True, exist_ok=True)
   with _alone(folder):
     _claim(folder, chosen)
-    shop = worker.workshop(json.dumps(chosen))
     if not (folder / card.FILE).exists():
       _write_card(folder, shop, {})  # first of all files: it makes the folder ours
-    rows = _rows(folder, shop)
+    if not (folder / manifest.FILE).exists():
+      manifest.write(folder, plan)
+    rows = manifest.rows_of(manifest.read(folder))
     if check_files:
       for patch_id in fetch.damaged(folder, rows):
         logging.warning('Patch %s: a file is gone or damaged; it is fetched again.', patch_id)
@@ -84,13 +88,9 @@ def _claim(folder: pathlib.Path, chosen: Mapping[str, Any]) -> None:
     raise ValueError(f'{folder} is no corpus, and not empty ({", ".join(strange[:5])}). Choose another --out.')
 
 
-def _rows(folder: pathlib.Path, shop: worker.Workshop) -> dict[str, dict[str, Any]]:
-  """The manifest's rows, with the journal folded in; planned now where there is none yet."""
-  if (folder / manifest.FILE).exists():
-    return manifest.rows_of(manifest.read(folder))
-  rows = list(_placed_rows(shop) if shop.is_placed else _planned_rows(shop))
-  manifest.write(folder, rows)
-  return {row['id']: row for row in rows}
+def _plan(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
+  """The manifest's rows before anything is fetched."""
+  return _placed_rows(shop) if shop.is_placed else _planned_rows(shop)
 
 
 def _planned_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
@@ -167,7 +167,11 @@ def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[st
   drawn = '' if shop.is_placed else f'; {attempts} points were drawn'
   print(f'{folder}: {len(done)} patches{drawn}.')
   if not done:
-    raise ValueError(f'Not one of {len(rows)} patches could be fetched. Most common reason: {reasons.most_common(1)}.')
+    raise ValueError(
+      f'Not one of {len(rows)} patches could be fetched. Most common reason, of {reasons.most_common(1)[0][1]}: '
+      f'{reasons.most_common(1)[0][0].rstrip(".")}. Mend it (in a new --out if a setting was wrong) and run the command '
+      'with --retry_failed.'
+    )
   return table
 
 

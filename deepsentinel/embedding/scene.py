@@ -147,7 +147,7 @@ class _Job:
       return json.loads(path.read_text())
     except FileNotFoundError:
       return None
-    except (json.JSONDecodeError, OSError) as error:
+    except ValueError as error:
       raise ValueError(f'{path} cannot be read ({error}). Remove it, or pass another --out.') from error
 
   def finished(self) -> bool:
