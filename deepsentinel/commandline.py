@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -60,6 +61,11 @@ def show_errors_in_one_sentence(*, resumes: bool = False) -> None:
   """From now on bad input that ends this process is shown as 'error: ...', a Ctrl-C as 'Stopped ...'."""
 
   def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # C++ libraries report here what fails in threads of their own (TensorStore, after a read that failed); the process
+    # does not end with it.
+    if threading.current_thread() is not threading.main_thread():
+      logging.debug('in a background thread', exc_info=error)
+      return
     if logging.level_debug():
       traceback.print_exception(kind, error, trace)
     if isinstance(error, BAD_INPUT):
@@ -85,7 +91,7 @@ def _parse(argv: list[str], settings: str) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
     if settings and flags.FLAGS['config'].present:
-      flags.FLAGS['config'].value.keys()  # a file that cannot be opened is noticed only now
+      flags.FLAGS.config.keys()  # a file that cannot be opened is noticed only now
     return rest
   except flags.Error as error:
     raise ValueError(f'{_stopped(sentence(error))} --help lists the flags.') from error

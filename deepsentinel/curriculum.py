@@ -100,8 +100,8 @@ def _open_labelled(directory: pathlib.Path, threads: int) -> dict[str, records.R
   if absent:
     raise ValueError(
       f'{directory} has no patch in split {", ".join(absent)} (splits: {", ".join(there) or "none"}). Sample more '
-      'patches, or in smaller blocks (--config.split.block_km of `python -m deepsentinel.corpus`), and run `tfds build` '
-      'with --overwrite.'
+      'patches, or in smaller blocks (--config.split.block_km of `python -m deepsentinel.corpus`), and run '
+      '`tfds build` with --overwrite.'
     )
   return {split: records.RecordSet(directory, split, threads) for split in SPLITS}
 

@@ -187,7 +187,9 @@ if __name__ == '__main__':
   from ml_collections import config_flags
 
   FLAGS = flags.FLAGS
-  config_flags.DEFINE_config_file('config', None, 'Experiment config, e.g. configs/t2v_resnet18attn.py.', lock_config=True)
+  config_flags.DEFINE_config_file(
+    'config', None, 'Experiment config, e.g. configs/t2v_resnet18attn.py.', lock_config=True
+  )
   flags.DEFINE_integer(
     'classes', 0, "Classes of the header; 0 takes the config's target, 7 is the paper's count.", lower_bound=0
   )

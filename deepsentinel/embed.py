@@ -102,7 +102,7 @@ def _from_catalogue(bands: tuple[str, ...]):
     scene, share = inputs.nearest_scene(
       source, sensor, grid, time, search_days=_SEARCH_DAYS.value, max_cloud=_MAX_CLOUD.value
     )
-    chosen.append(inputs.SceneInput(source, scene, _SOURCE.value))
+    chosen.append(inputs.SceneInput(source, scene, _SOURCE.value, _options()))
     print(f'{sensor}: {scene.id}, {scene.time:%Y-%m-%d %H:%M} UTC, shows {share:.0%} of the area')
     time = scene.time  # radar follows the optical scene
   return chosen, grid
@@ -131,7 +131,7 @@ def _from_files(bands: tuple[str, ...]):
     if not scenes:
       raise ValueError(f'--{"s" + sensor[-1]}={path} holds no {sensor} scene.')
     scene = inputs.named_scene(scenes, flag.value, f'--{flag.name}')
-    chosen.append(inputs.SceneInput(source, scene, 'local'))
+    chosen.append(inputs.SceneInput(source, scene, 'local', {**stated, **_options()}))
     print(f'{sensor}: {scene.id}, {scene.time:%Y-%m-%d %H:%M} UTC')
   if not chosen:
     raise ValueError(f'The model takes {list(bands)}: none of the scenes given has such a band.')
@@ -141,9 +141,12 @@ def _from_files(bands: tuple[str, ...]):
 
 
 def run() -> None:
+  from deepsentinel import registry
   from deepsentinel.embedding import inputs, scene
   from deepsentinel.train import checkpoint
 
+  _bounds(), _noon(), _options()  # what is wrong with them is said before the seconds of loading a model
+  registry.load('imagery source', _SOURCE.value)
   model = checkpoint.load_trained(_CHECKPOINT.value, stage=_STAGE.value or None)
   chosen, grid = _from_files(model.bands) if _SOURCE.value == 'local' else _from_catalogue(model.bands)
   size_km = grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000

@@ -42,7 +42,9 @@ def evaluate(checkpoint: str, data: str, data_dir: str, splits: list[str], stage
     raise ValueError(f'Unknown --splits {", ".join(unknown)}. Known: {", ".join(curriculum.SPLITS)}.')
   pooled = [records_lib.RecordSet(directory, split) for split in splits if split in records_lib.splits(directory)]
   if not pooled:
-    raise ValueError(f'{directory} has no split {", ".join(splits)}; it has {", ".join(records_lib.splits(directory))}.')
+    raise ValueError(
+      f'{directory} has no split {", ".join(splits)}; it has {", ".join(records_lib.splits(directory))}.'
+    )
   tags = [[c for c in value.split(';') if c] for records in pooled for value in records.table['classes']]
   if not any(tags):
     raise ValueError(f'{directory} has no class lists (column "classes"); sample a corpus from a source that has them.')

@@ -1,7 +1,7 @@
 """The project's commands as a user runs them, in processes of their own.
 
-`run` forks a server that has the libraries loaded (the standard library's fork server), so that a trial costs what the
-command does and not the seconds of starting Python; `start` is an ordinary process, in a group of its own to be killed.
+They are forked from a server that has the libraries loaded (the standard library's fork server), so that a trial costs
+what the command does and not the seconds of starting Python.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import os
 import pathlib
 import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,14 @@ ENVIRONMENT = {
   'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH', '')])),
 }  # fmt: skip
 # Libraries and our modules without flags: a module of flags can be loaded once only, by the command itself.
-_PRELOAD = ['tensorflow', 'tensorflow_datasets', 'geopandas', 'pyogrio', 'deepsentinel.experiment', 'deepsentinel.embedding.scene']
+_PRELOAD = [
+  'tensorflow',
+  'tensorflow_datasets',
+  'geopandas',
+  'pyogrio',
+  'deepsentinel.experiment',
+  'deepsentinel.embedding.scene',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +53,23 @@ class Finished:
 
 
 def _become(module: str, arguments: list[str], cwd: str, environment: dict[str, str], out: str, err: str) -> None:
-  """In the forked process: python -m MODULE ARGUMENTS > OUT 2> ERR."""
+  """In the forked process: python -m MODULE ARGUMENTS >> OUT 2>> ERR, in a process group of its own."""
+  os.setsid()
   for number, path in ((1, out), (2, err)):
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
   os.chdir(cwd)
   os.environ.update(environment)
+  sys.path.insert(0, cwd)  # as -m does
   sys.argv = [module, *arguments]
   try:
     runpy.run_module(module, run_name='__main__', alter_sys=True)
-  except Exception:
-    sys.excepthook(*sys.exc_info())  # as the interpreter does
-    sys.exit(1)
+  except (Exception, KeyboardInterrupt) as error:  # as the interpreter does
+    sys.excepthook(*sys.exc_info())
+    sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
-def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT, **environment: str) -> Finished:
-  """`python -m MODULE ARGUMENTS`, to its end.
+class Running:
+  """A command that was started: `python -m MODULE ARGUMENTS`.
 
   Args:
     module: e.g. 'deepsentinel.main', or `TFDS`.
@@ -69,37 +77,52 @@ def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT, **environment
     cwd: working directory.
     environment: variables to change.
   """
-  context = multiprocessing.get_context('forkserver')
-  context.set_forkserver_preload(_PRELOAD)
-  with tempfile.TemporaryDirectory() as folder:
-    out, err = pathlib.Path(folder, 'out'), pathlib.Path(folder, 'err')
-    process = context.Process(
+
+  def __init__(self, module: str, *arguments: object, cwd: pathlib.Path = ROOT, **environment: str):
+    self.command = ' '.join([module, *map(str, arguments)])
+    self._folder = tempfile.TemporaryDirectory()
+    self._out, self._err = (pathlib.Path(self._folder.name, name) for name in ('out', 'err'))
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(_PRELOAD)
+    self._process = context.Process(
       target=_become,
-      args=(module, [str(a) for a in arguments], str(cwd), {**ENVIRONMENT, **environment}, str(out), str(err)),
-    )
-    process.start()
-    process.join(300)
-    if process.is_alive():
-      process.kill()
-      raise TimeoutError(f'{module} {arguments} runs for 300 s')
-    return Finished(process.exitcode or 0, out.read_text(), err.read_text())
-
-
-def start(module: str, *arguments: object, log: pathlib.Path, **environment: str) -> subprocess.Popen:
-  """`python -m MODULE ARGUMENTS > LOG 2>&1` in a process group of its own, at once."""
-  with log.open('a') as file:
-    return subprocess.Popen(
-      [sys.executable, '-m', module, *map(str, arguments)], cwd=ROOT, stdout=file, stderr=file,
-      env={**os.environ, **ENVIRONMENT, **environment}, start_new_session=True,
+      args=(
+        module, [str(a) for a in arguments], str(cwd), {**ENVIRONMENT, **environment}, str(self._out), str(self._err),
+      ),
     )  # fmt: skip
+    self._process.start()
+
+  @property
+  def pid(self) -> int:
+    assert self._process.pid is not None
+    return self._process.pid
+
+  @property
+  def ended(self) -> bool:
+    return not self._process.is_alive()
+
+  def finish(self, limit_s: float = 300) -> Finished:
+    """Waits for the end; after `limit_s` it is killed and a TimeoutError raised."""
+    self._process.join(limit_s)
+    if self._process.is_alive():
+      os.killpg(self.pid, signal.SIGKILL)
+      raise TimeoutError(f'{self.command} runs for {limit_s} s')
+    return Finished(self._process.exitcode or 0, self._out.read_text(), self._err.read_text())
+
+  def wait_until(self, reached: Callable[[], bool], limit_s: float = 120) -> None:
+    """Until something is so; the test fails if the command ends before it."""
+    deadline = time.monotonic() + limit_s
+    while not reached():
+      assert not self.ended, f'{self.command} ended too early: {self.finish()}'
+      assert time.monotonic() < deadline, f'{self.command}: not reached within {limit_s} s'
+      time.sleep(0.001)
+
+  def kill(self) -> None:
+    """kill -9 of the whole process group; the test fails if the command had ended."""
+    os.killpg(self.pid, signal.SIGKILL)
+    assert self.finish().code == -signal.SIGKILL, f'{self.command} ended before it was killed'
 
 
-def kill_when(process: subprocess.Popen, reached: Callable[[], bool], log: pathlib.Path, limit_s: float = 120) -> None:
-  """`kill -9` to the whole group as soon as `reached`; the test fails if the command ended before it."""
-  deadline = time.monotonic() + limit_s
-  while not reached():
-    assert process.poll() is None, f'the command ended before it was killed:\n{log.read_text()[-2000:]}'
-    assert time.monotonic() < deadline, f'not reached within {limit_s} s:\n{log.read_text()[-2000:]}'
-    time.sleep(0.005)
-  os.killpg(process.pid, signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL
+def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT, **environment: str) -> Finished:
+  """A command to its end; see `Running`."""
+  return Running(module, *arguments, cwd=cwd, **environment).finish()

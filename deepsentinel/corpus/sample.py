@@ -158,21 +158,29 @@ def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[st
   _write_card(folder, shop, rows)
   if shop.settings['labelled']:
     print(splits.summary(table))
-  reasons = collections.Counter(row['reason'] for row in rows.values() if row['state'] == 'failed')
+  reasons = _grouped([row['reason'] for row in rows.values() if row['state'] == 'failed'])
   if reasons:
-    print(f'{reasons.total()} of {len(rows)} patches failed; --retry_failed tries them again:')
-    for reason, count in reasons.most_common(10):
+    print(f'{len(rows) - len(done)} of {len(rows)} patches failed; --retry_failed tries them again:')
+    for reason, count in reasons[:10]:
       print(f'{count:>7}  {reason[:200]}')
   attempts = sum(row['attempts'] for row in rows.values())
   drawn = '' if shop.is_placed else f'; {attempts} points were drawn'
   print(f'{folder}: {len(done)} patches{drawn}.')
   if not done:
+    reason, count = reasons[0]
     raise ValueError(
-      f'Not one of {len(rows)} patches could be fetched. Most common reason, of {reasons.most_common(1)[0][1]}: '
-      f'{reasons.most_common(1)[0][0].rstrip(".")}. Mend it (in a new --out if a setting was wrong) and run the command '
-      'with --retry_failed.'
+      f'Not one of {len(rows)} patches could be fetched. Most common reason, of {count}: {reason.rstrip(".")}. '
+      'Mend it (in a new --out if a setting was wrong) and run the command with --retry_failed.'
     )
   return table
+
+
+def _grouped(reasons: list[str]) -> list[tuple[str, int]]:
+  """(first of its kind, how many), the most frequent kind first; reasons that differ in numbers only are one kind."""
+  kinds: dict[str, list[str]] = {}
+  for reason in reasons:
+    kinds.setdefault(re.sub(r'\d+', '', reason), []).append(reason)
+  return [(kind[0], len(kind)) for kind in sorted(kinds.values(), key=len, reverse=True)]
 
 
 def _write_card(folder: pathlib.Path, shop: worker.Workshop, rows: Mapping[str, Mapping[str, Any]]) -> None:

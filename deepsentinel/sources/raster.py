@@ -174,7 +174,7 @@ def resample(
 
 
 def valid_numbers(values: np.ndarray, unit: str, nodata: float | None) -> np.ndarray:
-  """bool of the same shape: which raw numbers of a product are data at all."""
+  """bool of the same shape: which raw numbers of a product are data; ValueError for decibels stated as linear."""
   valid = np.isfinite(values) if np.issubdtype(values.dtype, np.floating) else np.ones(values.shape, bool)
   if nodata is not None and not np.isnan(nodata):
     valid &= values != nodata
@@ -183,6 +183,7 @@ def valid_numbers(values: np.ndarray, unit: str, nodata: float | None) -> np.nda
   elif unit == 'db_x100':
     valid &= values != sensors.S1_NODATA
   elif unit in ('power', 'amplitude'):
+    sensors.require_linear(values[valid & (values != 0)], unit)
     valid &= values > 0
   return valid
 
