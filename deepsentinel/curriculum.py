@@ -50,8 +50,7 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   where = config['data']
   labelled: dict[str, records.RecordSet] = {}
   if where['labelled']:
-    directory = records.resolve(where['labelled'], where['data_dir'])
-    labelled = {split: records.RecordSet(directory, split, where['read_threads']) for split in SPLITS}
+    labelled = _open_labelled(records.resolve(where['labelled'], where['data_dir']), where['read_threads'])
   source = unlabelled = None
   index, excluded = np.zeros(0, np.int64), 0
   if config['pretrain']['from_checkpoint']:
@@ -87,6 +86,24 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
       held = [band for band in spec.bands if band in labelled['train'].spec.bands]
       stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, held))
   return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source)
+
+
+def _open_labelled(directory: pathlib.Path, threads: int) -> dict[str, records.RecordSet]:
+  """Every split of config.data.labelled; ValueError where labels or a split are not there."""
+  there = records.splits(directory)
+  if there and not records.RecordSet(directory, there[0]).labelled:
+    raise ValueError(
+      f'config.data.labelled names {directory}, whose records hold no labels. Name records that `tfds build '
+      'tfds_builders/deepsentinel_labelled` made, or leave it empty (--config.data.labelled=) to pretrain only.'
+    )
+  absent = [split for split in SPLITS if split not in there]
+  if absent:
+    raise ValueError(
+      f'{directory} has no patch in split {", ".join(absent)} (splits: {", ".join(there) or "none"}). Sample more '
+      'patches, or in smaller blocks (--config.split.block_km of `python -m deepsentinel.corpus`), and run '
+      '`tfds build` with --overwrite.'
+    )
+  return {split: records.RecordSet(directory, split, threads) for split in SPLITS}
 
 
 def sensor_subsets(spec: sensors.SensorSpec) -> list[list[str]]:

@@ -16,9 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-from absl import app, flags
+from absl import flags
 
-from deepsentinel import decoders, legend, registry, sensors
+from deepsentinel import commandline, decoders, legend, registry, sensors
+from deepsentinel.train import models, settings
 
 HEADINGS = ('Layer', 'Input', 'Operation', 'Output shape', 'Parameters')
 _ENCODER_TABLES = {'resnet18': 'Table 5', 'resnet34': 'Table 6', 'resnet18attn': 'Table 7'}
@@ -170,20 +171,15 @@ def render(t: Table, markdown: bool = False) -> str:
 
 
 def describe(config: ml_collections.ConfigDict, *, classes: int = 0, markdown: bool = False) -> str:
-  """All tables of a config; `classes` 0 takes those of config.finetune.target."""
-  target = config.finetune.target
-  if not classes:
-    level = target.removeprefix('corine_level')
-    if not level.isdigit():
-      raise ValueError(f'Unknown finetune.target {target!r}. Known: corine_level1, corine_level2, corine_level3.')
-    classes = len(legend.level_classes(int(level)))
-  bands = [b for b in config.data.bands.split(',') if b] or sensors.ALL_BANDS
-  spec = sensors.SensorSpec(tuple(bands))
+  """All tables of a config; `classes` 0 takes those of config.finetune.target; ValueError for a wrong config."""
+  settings.check(config.to_dict())
+  classes = classes or len(legend.level_classes(models.target_level(config.finetune.target)))
+  spec = sensors.SensorSpec(settings.band_list(config.data.bands) or sensors.ALL_BANDS)
   made = tables(config.encoder.name, config.encoder.width, len(spec.bands), config.data.crop_px, classes)
   return '\n\n'.join(render(t, markdown) for t in made)
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
   print(describe(FLAGS.config, classes=FLAGS.classes, markdown=FLAGS.markdown))
 
 
@@ -191,8 +187,11 @@ if __name__ == '__main__':
   from ml_collections import config_flags
 
   FLAGS = flags.FLAGS
-  config_flags.DEFINE_config_file('config', None, 'Experiment config, e.g. configs/t2v_resnet18attn.py.')
-  flags.DEFINE_integer('classes', 0, "Classes of the header; 0 takes the config's target, 7 is the paper's count.")
+  config_flags.DEFINE_config_file(
+    'config', None, 'Experiment config, e.g. configs/t2v_resnet18attn.py.', lock_config=True
+  )
+  flags.DEFINE_integer(
+    'classes', 0, "Classes of the header; 0 takes the config's target, 7 is the paper's count.", lower_bound=0
+  )
   flags.DEFINE_boolean('markdown', False, 'Print Markdown.')
-  flags.mark_flag_as_required('config')
-  app.run(main)
+  commandline.run(main, required=['config'], settings='configs/common.py')

@@ -14,10 +14,10 @@ where an interrupted one was.
 import datetime
 import json
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
+from deepsentinel import commandline
 from deepsentinel.train import xla
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'run directory, or one of its stages', required=True)
@@ -93,7 +93,7 @@ def _from_catalogue(bands: tuple[str, ...]):
     raise ValueError(
       f'--source={_SOURCE.value} is searched: pass --bounds=west,south,east,north and --date=YYYY-MM-DD.'
     )
-  source = registry.load('imagery source', _SOURCE.value)(**_options())
+  source = registry.build('imagery source', {'name': _SOURCE.value, **_options()})
   grid = area.bounds_grid(*bounds)
   chosen = []
   for sensor in _wanted_sensors(bands):
@@ -102,7 +102,7 @@ def _from_catalogue(bands: tuple[str, ...]):
     scene, share = inputs.nearest_scene(
       source, sensor, grid, time, search_days=_SEARCH_DAYS.value, max_cloud=_MAX_CLOUD.value
     )
-    chosen.append(inputs.SceneInput(source, scene, _SOURCE.value))
+    chosen.append(inputs.SceneInput(source, scene, _SOURCE.value, _options()))
     print(f'{sensor}: {scene.id}, {scene.time:%Y-%m-%d %H:%M} UTC, shows {share:.0%} of the area')
     time = scene.time  # radar follows the optical scene
   return chosen, grid
@@ -125,13 +125,13 @@ def _from_files(bands: tuple[str, ...]):
     if sensor not in _wanted_sensors(bands):
       print(f'{path} is left out: the model takes no {sensor} band')
       continue
-    source = registry.load('imagery source', 'local')(path=path, **stated, **_options())
+    source = registry.build('imagery source', {'name': 'local', 'path': path, **stated, **_options()})
     flag = _SCENE_FLAGS[sensor]
     scenes = [s for s in source.scenes() if s.sensor == sensor]
     if not scenes:
       raise ValueError(f'--{"s" + sensor[-1]}={path} holds no {sensor} scene.')
     scene = inputs.named_scene(scenes, flag.value, f'--{flag.name}')
-    chosen.append(inputs.SceneInput(source, scene, 'local'))
+    chosen.append(inputs.SceneInput(source, scene, 'local', {**stated, **_options()}))
     print(f'{sensor}: {scene.id}, {scene.time:%Y-%m-%d %H:%M} UTC')
   if not chosen:
     raise ValueError(f'The model takes {list(bands)}: none of the scenes given has such a band.')
@@ -141,9 +141,12 @@ def _from_files(bands: tuple[str, ...]):
 
 
 def run() -> None:
+  from deepsentinel import registry
   from deepsentinel.embedding import inputs, scene
   from deepsentinel.train import checkpoint
 
+  _bounds(), _noon(), _options()  # what is wrong with them is said before the seconds of loading a model
+  registry.load('imagery source', _SOURCE.value)
   model = checkpoint.load_trained(_CHECKPOINT.value, stage=_STAGE.value or None)
   chosen, grid = _from_files(model.bands) if _SOURCE.value == 'local' else _from_catalogue(model.bands)
   size_km = grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000
@@ -163,16 +166,10 @@ def run() -> None:
     print('SyntheticEarth: these pixels are computed, not observed.')
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments {argv[1:]}.')
-  logging.set_verbosity(logging.WARNING)
+def main(_: list[str]) -> None:
   xla.prepare_backend()
-  try:
-    run()
-  except ValueError as error:
-    sys.exit(f'error: {error}')
+  run()
 
 
 if __name__ == '__main__':
-  app.run(main)
+  commandline.run(main, resumes=True)

@@ -7,9 +7,10 @@ plain band statistics and the prior stand beside it: an embedding that does not 
 """
 
 import pathlib
-import sys
 
-from absl import app, flags
+from absl import flags
+
+from deepsentinel import commandline
 
 from deepsentinel import provenance
 
@@ -34,13 +35,21 @@ def evaluate(checkpoint: str, data: str, data_dir: str, splits: list[str], stage
   """
   import numpy as np
 
+  from deepsentinel import curriculum
   from deepsentinel.data import records as records_lib
   from deepsentinel.evaluation import embeddings, probes
   from deepsentinel.train import checkpoint as checkpoint_lib
 
   trained = checkpoint_lib.load_trained(checkpoint, stage=stage)
   directory = records_lib.resolve(data, data_dir)
+  unknown = sorted(set(splits) - set(curriculum.SPLITS))
+  if unknown:
+    raise ValueError(f'Unknown --splits {", ".join(unknown)}. Known: {", ".join(curriculum.SPLITS)}.')
   pooled = [records_lib.RecordSet(directory, split) for split in splits if split in records_lib.splits(directory)]
+  if not pooled:
+    raise ValueError(
+      f'{directory} has no split {", ".join(splits)}; it has {", ".join(records_lib.splits(directory))}.'
+    )
   tags = [[c for c in value.split(';') if c] for records in pooled for value in records.table['classes']]
   if not any(tags):
     raise ValueError(f'{directory} has no class lists (column "classes"); sample a corpus from a source that has them.')
@@ -71,13 +80,8 @@ def table(scores: dict) -> str:
   return '\n'.join(lines)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  try:
-    scores = evaluate(_CHECKPOINT.value, _DATA.value, _DATA_DIR.value, _SPLITS.value, _STAGE.value, _K.value)
-  except ValueError as error:
-    sys.exit(f'error: {error}')
+def main(_: list[str]) -> None:
+  scores = evaluate(_CHECKPOINT.value, _DATA.value, _DATA_DIR.value, _SPLITS.value, _STAGE.value, _K.value)
   print(table(scores))
   if _OUT.value:
     pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
@@ -85,4 +89,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  commandline.run(main)

@@ -43,7 +43,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, *, progr
   workdir = pathlib.Path(workdir).expanduser()
   report = workdir / 'report.html'
   journal = Journal(workdir, plain)
-  if journal['status'] == 'finished' and report.exists():
+  whole = all(_is_whole(workdir / name) for name, stage in journal['stages'].items() if stage['status'] == 'finished')
+  if journal['status'] == 'finished' and report.exists() and whole:
     _say(f'{workdir} is finished: {report}')
     return report
   pretrains = plain['pretrain']['objective'] != 'none' and not plain['pretrain']['from_checkpoint']
@@ -79,10 +80,10 @@ class Journal:
     self._path, self._config_path = workdir / 'experiment.json', workdir / 'config.json'
     self._config = config
     if self._config_path.exists():
-      _require_same_config(json.loads(self._config_path.read_text()), config, workdir)
+      _require_same_config(_read_json(self._config_path), config, workdir)
     self._content: dict[str, Any] = {'name': config['name'], 'status': 'running', 'stages': {}}
     if self._path.exists():
-      self._content = json.loads(self._path.read_text())
+      self._content = _read_json(self._path)
 
   def __getitem__(self, key: str) -> Any:
     return self._content[key]
@@ -97,6 +98,15 @@ class Journal:
 
   def finish_stage(self, name: str, facts: dict[str, Any]) -> None:
     self.update({'stages': {**self['stages'], name: {'status': 'finished', **facts}}})
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is damaged or of something else ({error}). Restore it, or choose another --workdir.'
+    ) from error
 
 
 # May differ between two calls of one experiment: they change no number.
@@ -142,9 +152,8 @@ def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
 
 
 def _train(stage: loop.Stage, journal: Journal, progress_bar: bool) -> None:
-  """Trains a stage unless it is finished, and notes how it ended."""
-  if journal['stages'].get(stage.name, {}).get('status') == 'finished':
-    logging.info('%s is finished; skipped.', stage.name)
+  """Trains a stage unless it is finished and its model still there, and notes how it ended."""
+  if journal['stages'].get(stage.name, {}).get('status') == 'finished' and _is_whole(stage.directory):
     return
   outcome = loop.train(stage, progress_bar=progress_bar)
   trained = checkpoint.load_trained(stage.directory)
@@ -157,6 +166,16 @@ def _train(stage: loop.Stage, journal: Journal, progress_bar: bool) -> None:
      'batch_size': stage.batch_size},
   )  # fmt: skip
   journal.update({'parameters': parameters})
+
+
+def _is_whole(stage_directory: pathlib.Path) -> bool:
+  """Whether the model of a finished stage can be loaded; says so if not."""
+  try:
+    checkpoint.load_trained(stage_directory)
+  except ValueError as error:
+    logging.warning('%s The %s stage is trained on from what is left.', error, stage_directory.name)
+    return False
+  return True
 
 
 def score_test_split(

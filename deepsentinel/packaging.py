@@ -12,13 +12,14 @@ import importlib
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deepsentinel import schema, sensors
+from deepsentinel import commandline, schema, sensors
 from deepsentinel.corpus import card, examples
 
 ENVIRONMENT = 'DEEPSENTINEL_CORPUS'
@@ -93,6 +94,11 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
   CONFIGS: ClassVar[tuple[CorpusConfig, ...]]
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES: ClassVar[dict[str, str]] = {'1.0.0': 'First release.'}
+
+  def __init__(self, **kwargs: Any):
+    if 'tensorflow_datasets.scripts.cli.build' in sys.modules:  # `tfds build`, not a program that uses the builder
+      commandline.show_errors_in_one_sentence(resumes=True)
+    super().__init__(**kwargs)
 
   @tfds.core.utils.classproperty
   @classmethod

@@ -69,7 +69,7 @@ def build(kind: str, section: Mapping[str, Any]) -> Any:
   """An instance from a config section: its `name`, and the rest as keyword arguments.
 
   Raises:
-    ValueError: unknown name, or an argument the class does not take (lists those it takes).
+    ValueError: unknown name, an argument the class does not take (lists those it takes), or one of another type.
   """
   arguments = {key: value for key, value in section.items() if key != 'name'}
   cls = load(kind, section['name'])
@@ -78,4 +78,17 @@ def build(kind: str, section: Mapping[str, Any]) -> Any:
   except TypeError as e:
     takes = ', '.join(map(str, inspect.signature(cls).parameters.values())) or 'none'
     raise ValueError(f'{kind} {section["name"]!r}: {e}. Its arguments: {takes}.') from None
+  for key, parameter in inspect.signature(cls).parameters.items():
+    wanted = parameter.annotation
+    if key in arguments and wanted in (bool, int, float) and not _is(arguments[key], wanted):
+      raise ValueError(
+        f'{kind} {section["name"]!r}: {key} must be of type {wanted.__name__}; found {arguments[key]!r}.'
+      )
   return cls(**arguments)
+
+
+def _is(value: Any, kind: type) -> bool:
+  """Whether a value is of a plain type; a whole number is a float as well, a bool is neither."""
+  if isinstance(value, bool):
+    return kind is bool
+  return isinstance(value, (int, float) if kind is float else kind)

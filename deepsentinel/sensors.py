@@ -174,6 +174,15 @@ def from_power(power: np.ndarray, unit: str) -> np.ndarray:
   raise ValueError(f'Unknown backscatter unit {unit!r}. Known: {", ".join(BACKSCATTER_UNITS)}.')
 
 
+def require_linear(values: np.ndarray, unit: str) -> None:
+  """ValueError if valid numbers of a linear unit (power, amplitude) are below 0 for the most part, as decibels are."""
+  if unit in ('power', 'amplitude') and values.size and np.median(values) < 0:
+    raise ValueError(
+      f'Sentinel-1 values have a median of {np.median(values):.1f}, which is no linear {unit}. '
+      "State unit='db' if they are decibels."
+    )
+
+
 def store_backscatter(values: np.ndarray, unit: str, valid: np.ndarray | None = None) -> np.ndarray:
   """Sentinel-1 pixels in their storage form.
 
@@ -188,13 +197,14 @@ def store_backscatter(values: np.ndarray, unit: str, valid: np.ndarray | None = 
   """
   values = np.asarray(values)
   ok = _finite_and_valid(values, valid)
-  if unit in ('power', 'amplitude') and ok.any() and np.median(values[ok]) < 0:
-    raise ValueError(
-      f'Sentinel-1 values have a median of {np.median(values[ok]):.1f}, which is no linear {unit}. '
-      "State unit='db' if they are decibels."
-    )
+  require_linear(values[ok], unit)
   db = to_db(np.where(ok, values, S1_NODATA if unit == 'db_x100' else np.nan if unit == 'db' else 0), unit)
   ok = ok & np.isfinite(db)
+  if unit == 'db_x100' and ok.any() and np.abs(values[ok]).max() <= 100:
+    raise ValueError(
+      f'Sentinel-1 values lie between {values[ok].min():.2f} and {values[ok].max():.2f}; dB x 100 is stated. '
+      "State unit='db' if they are decibels."
+    )
   if ok.any():
     median = float(np.median(db[ok]))
     if not -60 < median < 25:

@@ -81,7 +81,7 @@ def test_an_unknown_encoder_and_target_are_named():
     describe.describe(wrong)
   wrong = config('quickstart')
   wrong.finetune.target = 'osm'
-  with pytest.raises(ValueError, match=r"Unknown finetune.target 'osm'"):
+  with pytest.raises(ValueError, match=r"config.finetune.target is 'osm'; allowed: one of corine_level1"):
     describe.describe(wrong)
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'deepsentinel'
 
-FOUNDATION = {'sensors', 'schema', 'registry', 'legend', 'composites', 'provenance'}
+FOUNDATION = {'sensors', 'schema', 'registry', 'legend', 'composites', 'provenance', 'commandline'}
 # What each part may import besides itself. A file at the top of the package that is not named here is a command: it
 # may import anything, and nothing may import it.
 MAY_IMPORT = {name: FOUNDATION for name in FOUNDATION}

@@ -9,10 +9,11 @@ patches/ID/{s2,s1,corine,osm}.tif, corpus.json, points.png, samples.png.
 """
 
 import logging
-import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
+
+from deepsentinel import commandline
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'A file of configs/corpora.', lock_config=True)
 _OUT = flags.DEFINE_string('out', None, 'The corpus folder; made if it is not there.')
@@ -22,37 +23,15 @@ _CHECK_FILES = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected argument(s): {" ".join(argv[1:])}')
+def main(_: list[str]) -> None:
   from deepsentinel.corpus import sample
 
   for chatty in ('pyogrio', 'rasterio'):
     logging.getLogger(chatty).setLevel(logging.WARNING)
-  try:
-    corpus = sample.run(
-      _CONFIG.value, str(_OUT.value), retry_failed=_RETRY_FAILED.value, check_files=_CHECK_FILES.value
-    )
-  except (ValueError, OSError) as e:
-    sys.exit(f'error: {e}')
-  except KeyboardInterrupt:
-    sys.exit('Stopped. The same command goes on.')
+  corpus = sample.run(_CONFIG.value, str(_OUT.value), retry_failed=_RETRY_FAILED.value, check_files=_CHECK_FILES.value)
   kind = 'labelled' if corpus.labelled else 'unlabelled'
   print(f'Next: DEEPSENTINEL_CORPUS={corpus.path} tfds build tfds_builders/deepsentinel_{kind}')
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-  """A misspelt setting or a value of the wrong type is one sentence, not a traceback."""
-  try:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError) as e:
-    cause = e.args[0].args[0] if isinstance(e.args[0], KeyError) else e.args[0]
-    cause = '. '.join(str(cause).split('\n'))
-    sys.exit(f'error: unknown setting of the corpus config: {cause} (configs/corpora/common.py lists every setting)')
-  except (TypeError, ValueError, OSError) as e:
-    sys.exit(f'error: {e}')
-
-
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'out'])
-  app.run(main, flags_parser=_parse_flags)
+  commandline.run(main, required=['config', 'out'], settings='configs/corpora/common.py', resumes=True)

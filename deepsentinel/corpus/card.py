@@ -39,7 +39,7 @@ class Corpus:
         f'`python -m deepsentinel.corpus --config=configs/corpora/NAME.py --out={self.path}`.'
       ) from None
     except json.JSONDecodeError as e:
-      raise ValueError(f'{self.path / FILE} is not JSON ({e}); sample into another folder.') from e
+      raise ValueError(f'{self.path / FILE} is damaged ({e}). Restore it, or sample into another folder.') from e
     self.spec = sensors.SensorSpec.from_dict(self.card['spec'])
     self.labelled: bool = self.card['labelled']
     self.patch_px: int = self.card['patch_px']

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -18,8 +19,9 @@ from deepsentinel.corpus import manifest, patchfiles, worker
 _QUEUED_PER_WORKER = 4  # enough that none waits, few enough that little is lost
 
 
-def _die_with_parent() -> None:
-  """Ends this worker when the process that started it is gone: a pool's workers would wait for work for ever."""
+def _follow_parent() -> None:
+  """Leaves a Ctrl-C to the process that started this worker, and ends the worker with it, however that ends."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
   def watch(parent):
     parent.join()
@@ -40,7 +42,7 @@ def _results(
     return
   context = multiprocessing.get_context('spawn')  # forked GDAL and PROJ handles are not safe to use
   waiting = collections.deque(rows)
-  with concurrent.futures.ProcessPoolExecutor(min(workers, len(rows)), context, _die_with_parent) as pool:
+  with concurrent.futures.ProcessPoolExecutor(min(workers, len(rows)), context, _follow_parent) as pool:
     running: set[concurrent.futures.Future] = set()
     try:
       while waiting or running:

@@ -77,7 +77,13 @@ def read(folder: pathlib.Path) -> geopandas.GeoDataFrame:
       f'{folder} holds no {FILE}: it is no corpus. Sample one with '
       f'`python -m deepsentinel.corpus --config=configs/corpora/NAME.py --out={folder}`.'
     )
-  table = geopandas.read_parquet(path)
+  try:
+    table = geopandas.read_parquet(path)
+  except (ValueError, OSError) as e:
+    raise ValueError(
+      f'{path} is damaged or no manifest of a corpus ({str(e).splitlines()[0]}). Remove it and run the command that '
+      'sampled this corpus again: it plans the same patches and fetches them anew.'
+    ) from e
   journal = journal_rows(folder)
   if not journal:
     return table

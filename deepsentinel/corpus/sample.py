@@ -36,13 +36,17 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
   """
   chosen = settings.checked(config)
   folder = pathlib.Path(out).expanduser()
+  shop = worker.workshop(json.dumps(chosen))
+  # Before anything is written: a plan that fails leaves the folder as it was.
+  plan = [] if (folder / manifest.FILE).exists() else list(_plan(shop))
   folder.mkdir(parents=True, exist_ok=True)
   with _alone(folder):
     _claim(folder, chosen)
-    shop = worker.workshop(json.dumps(chosen))
     if not (folder / card.FILE).exists():
       _write_card(folder, shop, {})  # first of all files: it makes the folder ours
-    rows = _rows(folder, shop)
+    if not (folder / manifest.FILE).exists():
+      manifest.write(folder, plan)
+    rows = manifest.rows_of(manifest.read(folder))
     if check_files:
       for patch_id in fetch.damaged(folder, rows):
         logging.warning('Patch %s: a file is gone or damaged; it is fetched again.', patch_id)
@@ -84,13 +88,9 @@ def _claim(folder: pathlib.Path, chosen: Mapping[str, Any]) -> None:
     raise ValueError(f'{folder} is no corpus, and not empty ({", ".join(strange[:5])}). Choose another --out.')
 
 
-def _rows(folder: pathlib.Path, shop: worker.Workshop) -> dict[str, dict[str, Any]]:
-  """The manifest's rows, with the journal folded in; planned now where there is none yet."""
-  if (folder / manifest.FILE).exists():
-    return manifest.rows_of(manifest.read(folder))
-  rows = list(_placed_rows(shop) if shop.is_placed else _planned_rows(shop))
-  manifest.write(folder, rows)
-  return {row['id']: row for row in rows}
+def _plan(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
+  """The manifest's rows before anything is fetched."""
+  return _placed_rows(shop) if shop.is_placed else _planned_rows(shop)
 
 
 def _planned_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
@@ -158,17 +158,29 @@ def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[st
   _write_card(folder, shop, rows)
   if shop.settings['labelled']:
     print(splits.summary(table))
-  reasons = collections.Counter(row['reason'] for row in rows.values() if row['state'] == 'failed')
+  reasons = _grouped([row['reason'] for row in rows.values() if row['state'] == 'failed'])
   if reasons:
-    print(f'{reasons.total()} of {len(rows)} patches failed; --retry_failed tries them again:')
-    for reason, count in reasons.most_common(10):
+    print(f'{len(rows) - len(done)} of {len(rows)} patches failed; --retry_failed tries them again:')
+    for reason, count in reasons[:10]:
       print(f'{count:>7}  {reason[:200]}')
   attempts = sum(row['attempts'] for row in rows.values())
   drawn = '' if shop.is_placed else f'; {attempts} points were drawn'
   print(f'{folder}: {len(done)} patches{drawn}.')
   if not done:
-    raise ValueError(f'Not one of {len(rows)} patches could be fetched. Most common reason: {reasons.most_common(1)}.')
+    reason, count = reasons[0]
+    raise ValueError(
+      f'Not one of {len(rows)} patches could be fetched. Most common reason, of {count}: {reason.rstrip(".")}. '
+      'Mend it (in a new --out if a setting was wrong) and run the command with --retry_failed.'
+    )
   return table
+
+
+def _grouped(reasons: list[str]) -> list[tuple[str, int]]:
+  """(first of its kind, how many), the most frequent kind first; reasons that differ in numbers only are one kind."""
+  kinds: dict[str, list[str]] = {}
+  for reason in reasons:
+    kinds.setdefault(re.sub(r'\d+', '', reason), []).append(reason)
+  return [(kind[0], len(kind)) for kind in sorted(kinds.values(), key=len, reverse=True)]
 
 
 def _write_card(folder: pathlib.Path, shop: worker.Workshop, rows: Mapping[str, Mapping[str, Any]]) -> None:

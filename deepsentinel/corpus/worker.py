@@ -88,6 +88,8 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
     row: a manifest row; scenes already named in it are used, else a point and a pair are drawn.
   Returns:
     The row, state 'done' with checksums, or 'failed' with its reason. Bad data and failing sources do not raise.
+  Raises:
+    OSError: the files cannot be written.
   """
   shop = workshop(config_json)
   out = dict(row) | {'reason': '', 'state': 'done'}
@@ -105,13 +107,6 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
       arrays |= _labels(shop, place, patch_grid)
       counts = np.bincount(legend.level_lookup(1)[arrays['corine']].ravel() + 1, minlength=6)
       out |= {f'{name}_px': int(n) for name, n in zip(legend.LEVEL1_NAMES, counts[1:], strict=True)}
-    tags = {
-      **{f'{_FIELD[sensor]}_scene': scene.id for sensor, scene in scenes.items()},
-      **{f'{_FIELD[sensor]}_time': scene.time.isoformat() for sensor, scene in scenes.items()},
-      'synthetic': str(shop.source.synthetic),
-    }
-    digests = patchfiles.write(pathlib.Path(folder), row['id'], arrays, patch_grid, shop.spec, tags)
-    out |= {f'sha256_{field}': digest for field, digest in digests.items()}
   except Unfit as e:
     out |= {'state': 'failed', 'reason': str(e)}
   except Exception as e:
@@ -120,8 +115,15 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
     out |= {'state': 'failed', 'reason': f'{type(e).__name__}: {e}'}
   if out['state'] == 'failed':
     patchfiles.remove(pathlib.Path(folder), row['id'])
-    out |= {f'sha256_{field}': '' for field in ('s2', 's1', 'corine', 'osm')}
-  return out
+    return out | {f'sha256_{field}': '' for field in ('s2', 's1', 'corine', 'osm')}
+  tags = {
+    **{f'{_FIELD[sensor]}_scene': scene.id for sensor, scene in scenes.items()},
+    **{f'{_FIELD[sensor]}_time': scene.time.isoformat() for sensor, scene in scenes.items()},
+    'synthetic': str(shop.source.synthetic),
+  }
+  # Raises: a disk that is full ends the run; it must not fail every patch that is left.
+  digests = patchfiles.write(pathlib.Path(folder), row['id'], arrays, patch_grid, shop.spec, tags)
+  return out | {f'sha256_{field}': digest for field, digest in digests.items()}
 
 
 def _drawn(shop: Workshop, out: dict[str, Any]) -> tuple[base.PatchGrid, dict[str, base.Scene]]:

@@ -70,7 +70,8 @@ class RecordSet:
     self.card: dict[str, Any] = _read_json(self.directory / 'metadata.json').get('card', {})
     if not self.card:
       raise ValueError(
-        f'{self.directory} was not packaged by a DeepSentinel builder: metadata.json holds no corpus card.'
+        f'{self.directory} was not packaged by a DeepSentinel builder: metadata.json holds no corpus card. '
+        '`tfds build tfds_builders/deepsentinel_labelled` makes records with one.'
       )
     self.spec = sensors.SensorSpec.from_dict(self.card['spec'])
     self.patch_px: int = self.card['patch_px']
@@ -269,7 +270,13 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
       f'{path.parent} is no prepared data set: {path.name} is not there. '
       '`tfds build tfds_builders/deepsentinel_labelled` makes one.'
     )
-  return json.loads(path.read_text())
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is damaged ({error}). Restore this file from where the records were copied from, or write them anew '
+      'with `tfds build tfds_builders/... --overwrite`.'
+    ) from error
 
 
 def _check_features(directory: pathlib.Path, fields: dict[str, schema.TensorField]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,12 @@ class SceneInput:
   source: base.ImagerySource
   scene: base.Scene
   name: str  # of the source
+  stated: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # units and whatever else changes its numbers
 
   def describe(self) -> dict[str, Any]:
     """Plain values that tell this input from another."""
-    return {'source': self.name, 'sensor': self.scene.sensor, 'scene': self.scene.id, 'time': self.time}
+    stated = {'stated': dict(self.stated)} if self.stated else {}
+    return {'source': self.name, 'sensor': self.scene.sensor, 'scene': self.scene.id, 'time': self.time, **stated}
 
   @property
   def time(self) -> str:

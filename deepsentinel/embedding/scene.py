@@ -17,7 +17,7 @@ from deepsentinel import legend, provenance
 from deepsentinel.decoders import HEADER_REACH_PX
 from deepsentinel.embedding import geotiff, picture, windows
 from deepsentinel.embedding.inputs import SceneReader, valid_pixels
-from deepsentinel.embedding.strips import Strips
+from deepsentinel.embedding.strips import LAST, Strips
 from deepsentinel.sources import base
 from deepsentinel.train.inputs import Prepare
 from deepsentinel.train.trained import Trained
@@ -147,7 +147,7 @@ class _Job:
       return json.loads(path.read_text())
     except FileNotFoundError:
       return None
-    except (json.JSONDecodeError, OSError) as error:
+    except ValueError as error:
       raise ValueError(f'{path} cannot be read ({error}). Remove it, or pass another --out.') from error
 
   def finished(self) -> bool:
@@ -159,6 +159,9 @@ class _Job:
       return False
     was, now = journal['job'], self.identity
     differing = sorted(key for key in now if was.get(key) != now[key])
+    begun = journal['complete'] or any(self.strips.folder.glob(f'{LAST}_*.npy'))
+    if differing and not begun:
+      return False  # an earlier command failed before its first strip: nothing is lost
     if differing:
       was_now = '; '.join(f'{key}: {_short(was.get(key))} there, {_short(now[key])} now' for key in differing)
       raise ValueError(f'{self.out} holds another embedding ({was_now}). Pass another --out, or remove that folder.')

@@ -60,8 +60,10 @@ def write_report(
       f'Nothing to report: {found}. A run is a directory that '
       '`python -m deepsentinel.main --config=... --workdir=RUN` wrote, with config.json and experiment.json.'
     )
-  page = _template().render(**_content(loaded, pathlib.Path(embedding) if embedding else None))
   out = pathlib.Path(out)
+  if out.is_dir():
+    raise ValueError(f'--out={out} is a folder; name a file in it, e.g. --out={out / "report.html"}.')
+  page = _template().render(**_content(loaded, pathlib.Path(embedding) if embedding else None))
   out.parent.mkdir(parents=True, exist_ok=True)
   partial = out.with_name(out.name + '.partial')
   partial.write_text(page, encoding='utf-8')

@@ -187,11 +187,7 @@ def valid_numbers(values: np.ndarray, unit: str, nodata: float | None) -> np.nda
   elif unit == 'db_x100':
     valid &= values != sensors.S1_NODATA
   elif unit in ('power', 'amplitude'):
-    if valid.any() and np.median(values[valid]) < 0:
-      raise ValueError(
-        f'Sentinel-1 values have a median of {np.median(values[valid]):.1f}, which is no linear {unit}. '
-        "State unit='db' if they are decibels."
-      )
+    sensors.require_linear(values[valid & (values != 0)], unit)
     valid &= values > 0
   return valid
 

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError, AttributeError, IndexError)
 
 
+_MEND = 'Run the command that trained it again: it goes back to the last whole checkpoint and trains on from there.'
+
+
 def digest(tree: Any) -> str:
   """SHA-256 over keys, shapes, types and values of a tree of arrays."""
   sha = hashlib.sha256()
@@ -101,7 +104,8 @@ class Checkpoints:
   def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
     """The newest whole checkpoint as (state of NumPy arrays, progress), or None if there is none.
 
-    A damaged one is removed with a warning, and the one before it is taken.
+    A damaged one is removed with a warning, and the one before it is taken; likewise one whose best checkpoint so far
+    is gone or damaged, because that is the model the stage ends with.
 
     Args:
       like: a state of the wanted structure, e.g. the initial one.
@@ -110,7 +114,10 @@ class Checkpoints:
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        restored = self._read(step, like)
+        restored = self._read(step)
+        best = (restored['progress'].get('best') or {}).get('step', step)
+        if best != step:
+          self._read(best)
       except DAMAGE as error:
         log.warning('Checkpoint %d of %s is damaged (%s); going back.', step, self._manager.directory, short(error))
         self._manager.delete(step)
@@ -118,7 +125,8 @@ class Checkpoints:
       return self._checked(restored, like)
     return None
 
-  def _read(self, step: int, like: state.TrainState) -> dict[str, Any]:
+  def _read(self, step: int) -> dict[str, Any]:
+    """A checkpoint as NumPy arrays; one of `DAMAGE` if it is not as it was written."""
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -250,11 +258,10 @@ def load_trained(path: str | pathlib.Path, stage: str | None = None) -> trained.
       damaged = digest(variables['params']) != restored['progress']['sha256']
     except DAMAGE as error:
       raise ValueError(
-        f'The newest checkpoint in {folder} cannot be read ({short(error)}). Run the command that trained '
-        'it again: it goes back to the one before.'
+        f'A checkpoint in {folder} is damaged ({type(error).__name__}: {str(error).partition(":")[0][:80]}). {_MEND}'
       ) from error
   if damaged:
-    raise ValueError(f'Checkpoint {step} in {folder} is damaged: its numbers are not those that were written.')
+    raise ValueError(f'Checkpoint {step} in {folder} is damaged (its numbers are not those that were written). {_MEND}')
   about = restored['about']
   spec = sensors.SensorSpec.from_dict(about['spec'])
   module = models.build(about['config'], about['stage'])

@@ -1,5 +1,6 @@
 """The fetch loop on a tiny source: what is written, what is recorded, and that a kill changes nothing."""
 
+import errno
 import hashlib
 import importlib
 import json
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import geopandas
 import numpy as np
@@ -17,7 +19,7 @@ import rasterio.warp
 
 from configs.corpora import common
 from deepsentinel import corpus, legend, registry, schema
-from deepsentinel.corpus import manifest, settings, worker
+from deepsentinel.corpus import manifest, patchfiles, settings, worker
 from deepsentinel.sources import base
 from tests.corpus import tiny_source
 from tests.corpus.tiny_config import TINY, get_config
@@ -155,6 +157,27 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path, capsys):
   assert (table['state'] == 'done').any()
   assert made.card['counts']['failed'] == len(failed)
   assert 'the archive does not answer' in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_the_run_and_the_same_call_goes_on(tmp_path, sampled, monkeypatch):
+  written = []
+
+  def write(folder, patch_id, *rest):
+    if len(written) == 2:
+      raise OSError(errno.ENOSPC, 'No space left on device', str(folder))
+    written.append(patch_id)
+    return patchfiles.write(folder, patch_id, *rest)
+
+  with monkeypatch.context() as m:
+    m.setattr(worker, 'patchfiles', types.SimpleNamespace(write=write, remove=patchfiles.remove))
+    with pytest.raises(OSError, match='No space left'):
+      corpus.run(tiny_config(), tmp_path / 'tiny')
+  states = corpus.Corpus(tmp_path / 'tiny').manifest().set_index('id')['state']
+  assert dict(states.value_counts()) == {'planned': 10, 'done': 2}
+  assert set(states.index[states == 'done']) == set(written)
+  again = corpus.run(tiny_config(), tmp_path / 'tiny')
+  assert hashes(again.path) == hashes(sampled.path)
+  assert again.manifest().equals(sampled.manifest())
 
 
 def test_retry_failed_fetches_the_recorded_scenes(tmp_path, sampled, monkeypatch):

@@ -1,0 +1,128 @@
+"""The project's commands as a user runs them, in processes of their own.
+
+They are forked from a server that has the libraries loaded (the standard library's fork server), so that a trial costs
+what the command does and not the seconds of starting Python.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TFDS = 'tensorflow_datasets.scripts.cli.main'  # what `tfds` runs
+# One device and no start-up chatter; the packages of this checkout, whatever else is installed.
+ENVIRONMENT = {
+  'XLA_FLAGS': '', 'CUDA_VISIBLE_DEVICES': '', 'NO_GCE_CHECK': 'true', 'TF_CPP_MIN_LOG_LEVEL': '3',
+  'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH', '')])),
+}  # fmt: skip
+# Libraries and our modules without flags: a module of flags can be loaded once only, by the command itself.
+_PRELOAD = [
+  'tensorflow',
+  'tensorflow_datasets',
+  'geopandas',
+  'pyogrio',
+  'deepsentinel.experiment',
+  'deepsentinel.embedding.scene',
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+  """How a command ended."""
+
+  code: int
+  out: str
+  err: str
+
+  @property
+  def error(self) -> str:
+    """The one sentence on stderr; the test fails where there is none, or a traceback beside it."""
+    assert self.code not in (0, None), f'the command succeeded: {self.out}{self.err}'
+    assert 'Traceback' not in self.err, self.err
+    lines = [line for line in self.err.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1, f'not one line "error: ..." on stderr:\n{self.err}'
+    assert self.err.rstrip().endswith(lines[0]), f'the error is not the last that is said:\n{self.err}'
+    return lines[0]
+
+
+def _become(module: str, arguments: list[str], cwd: str, environment: dict[str, str], out: str, err: str) -> None:
+  """In the forked process: python -m MODULE ARGUMENTS >> OUT 2>> ERR, in a process group of its own."""
+  os.setsid()
+  for number, path in ((1, out), (2, err)):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+  os.chdir(cwd)
+  os.environ.update(environment)
+  sys.path.insert(0, cwd)  # as -m does
+  sys.argv = [module, *arguments]
+  try:
+    runpy.run_module(module, run_name='__main__', alter_sys=True)
+  except (Exception, KeyboardInterrupt) as error:  # as the interpreter does
+    sys.excepthook(*sys.exc_info())
+    sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+class Running:
+  """A command that was started: `python -m MODULE ARGUMENTS`.
+
+  Args:
+    module: e.g. 'deepsentinel.main', or `TFDS`.
+    arguments: of the command line; made text.
+    cwd: working directory.
+    environment: variables to change.
+  """
+
+  def __init__(self, module: str, *arguments: object, cwd: pathlib.Path = ROOT, **environment: str):
+    self.command = ' '.join([module, *map(str, arguments)])
+    self._folder = tempfile.TemporaryDirectory()
+    self._out, self._err = (pathlib.Path(self._folder.name, name) for name in ('out', 'err'))
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(_PRELOAD)
+    self._process = context.Process(
+      target=_become,
+      args=(
+        module, [str(a) for a in arguments], str(cwd), {**ENVIRONMENT, **environment}, str(self._out), str(self._err),
+      ),
+    )  # fmt: skip
+    self._process.start()
+
+  @property
+  def pid(self) -> int:
+    assert self._process.pid is not None
+    return self._process.pid
+
+  @property
+  def ended(self) -> bool:
+    return not self._process.is_alive()
+
+  def finish(self, limit_s: float = 300) -> Finished:
+    """Waits for the end; after `limit_s` it is killed and a TimeoutError raised."""
+    self._process.join(limit_s)
+    if self._process.is_alive():
+      os.killpg(self.pid, signal.SIGKILL)
+      raise TimeoutError(f'{self.command} runs for {limit_s} s')
+    return Finished(self._process.exitcode or 0, self._out.read_text(), self._err.read_text())
+
+  def wait_until(self, reached: Callable[[], bool], limit_s: float = 120) -> None:
+    """Until something is so; the test fails if the command ends before it."""
+    deadline = time.monotonic() + limit_s
+    while not reached():
+      assert not self.ended, f'{self.command} ended too early: {self.finish()}'
+      assert time.monotonic() < deadline, f'{self.command}: not reached within {limit_s} s'
+      time.sleep(0.001)
+
+  def kill(self) -> None:
+    """kill -9 of the whole process group; the test fails if the command had ended."""
+    os.killpg(self.pid, signal.SIGKILL)
+    assert self.finish().code == -signal.SIGKILL, f'{self.command} ended before it was killed'
+
+
+def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT, **environment: str) -> Finished:
+  """A command to its end; see `Running`."""
+  return Running(module, *arguments, cwd=cwd, **environment).finish()
