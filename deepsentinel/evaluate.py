@@ -10,9 +10,7 @@ import pathlib
 
 from absl import flags
 
-from deepsentinel import commandline
-
-from deepsentinel import provenance
+from deepsentinel import commandline, provenance
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'run directory, or one of its stages', required=True)
 _DATA = flags.DEFINE_string('data', 'deepsentinel_labelled', 'prepared record set: a directory, or a name in data_dir')
