@@ -12,6 +12,7 @@ _TAP = (4 - np.sqrt(16 - 24 * (1 - np.sqrt(1 / 4.4)))) / 12
 _NOISE_FLOOR = np.float32(10 ** (-2.75))
 _REFERENCE_DEG = 38.0
 _WATER = ('sea', 'river', 'lake')
+_CANOPY = ('conifer', 'broadleaf', 'young trees')
 _BUILT = ('tile roofs', 'grey roofs', 'large roofs', 'gardens', 'paved')
 
 
@@ -38,7 +39,15 @@ def backscatter_db(
   rain = noise(points, 70e3, lattice.salt_of(seed, 'rain', date // 3)) + 0.6 * noise(
     points, 21e3, lattice.salt_of(seed, 'rain2', date // 3)
   )
-  own = unit(lattice.mix(surface.parcel + np.uint32(11))) - 0.5
+  # Fields differ from their neighbours; canopies, whose stands see the same weather and thin out gradually, less so.
+  canopy = np.isin(surface.material, [materials.INDEX[n] for n in _CANOPY])
+  own, lot = (
+    np.where(canopy, 0.35 * u + 0.9 * smooth, u)
+    for u, smooth in (
+      (unit(lattice.mix(surface.parcel + np.uint32(11))) - 0.5, surface.mottle),
+      (unit(lattice.mix(surface.parcel + np.uint32(37))) - 0.5, surface.texture),
+    )
+  )
   tilled = unit(lattice.mix(surface.parcel + np.uint32(date // 30 + 71))) - 0.5
   wet = np.where(
     water | built, 0, 4.2 * rain * (1 - 0.6 * grown) + 1.4 * np.clip(surface.moist, -1, 1) - 1.6 * surface.dry
@@ -47,7 +56,7 @@ def backscatter_db(
   rough = np.where(water, 0, 3.6 * own + 4.0 * tilled * (1 - grown))
   db += rough.astype(np.float32)
   # Structure of the canopy, on which VH depends more than VV.
-  structure = np.where(water, 0, 2.6 * (unit(lattice.mix(surface.parcel + np.uint32(37))) - 0.5))
+  structure = np.where(water, 0, 2.6 * lot)
   db += structure.astype(np.float32) * np.array([(-0.2, 0.8)[p] for p in polarisation], np.float32)[:, None]
   spread = grain_db.take(m)
   db += spread * (1.9 * surface.grain + 1.6 * surface.texture + 1.0 * surface.mottle)

@@ -124,7 +124,7 @@ def test_holes_of_multipolygons_stay_open(path, maps):
 
 
 def test_objects_come_in_the_order_of_the_format_and_point_at_what_exists(path):
-  kinds, nodes, ways = [], set(), set()
+  kinds, nodes, ways, roles = [], set(), set(), set()
   for item in osmium.FileProcessor(str(path)):
     kinds.append('nwr'.index(item.type_str()))
     if item.is_node():
@@ -134,8 +134,10 @@ def test_objects_come_in_the_order_of_the_format_and_point_at_what_exists(path):
       ways.add(item.id)
     else:
       assert {m.ref for m in item.members} <= ways
+      roles |= {m.role for m in item.members}
   assert kinds == sorted(kinds)
   assert set(kinds) == {0, 1, 2}
+  assert roles == {'outer', 'inner'}
 
 
 def test_writing_again_gives_the_same_bytes(path, tmp_path):
