@@ -208,6 +208,7 @@ def test_verbosity_shows_the_traceback(made):
   assert finished.err.rstrip().splitlines()[-1].startswith("error: Unknown encoder 'vit'")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_mended_by_the_same_command(made, tmp_path):
   """As the message of 'damaged checkpoint' promises: the run is finished, and the command repairs it all the same."""
   workdir = tmp_path / 'run'

@@ -264,11 +264,15 @@ def test_embedding(trained, tmp_path):
   strips = tmp_path / 'killed' / 'strips'
   running.wait_until(lambda: len(list(strips.glob('embedding_*.npy'))) >= 1)
   running.kill()
-  finished = {f.name for f in strips.glob('embedding_*.npy')}
+  finished = {f.name: f.stat().st_mtime_ns for f in strips.glob('embedding_*.npy')}
   assert 1 <= len(finished) < 4
   assert not (tmp_path / 'killed' / 'embedding.tif').exists()
-  out = succeed(*command('killed')).out
-  assert f'{len(finished)} strips were there already' in out
+  running = commands.Running(*command('killed'))
+  running.wait_until(lambda: len(list(strips.glob('embedding_*.npy'))) == 4)
+  assert {name: (strips / name).stat().st_mtime_ns for name in finished} == finished, 'a strip was done again'
+  ended = running.finish()
+  assert ended.code == 0, ended.err
+  assert f'{len(finished)} strips were there already' in ended.out
   with (
     rasterio.open(tmp_path / 'whole' / 'embedding.tif') as a,
     rasterio.open(tmp_path / 'killed' / 'embedding.tif') as b,
