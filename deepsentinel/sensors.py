@@ -200,7 +200,7 @@ def store_backscatter(values: np.ndarray, unit: str, valid: np.ndarray | None = 
   require_linear(values[ok], unit)
   db = to_db(np.where(ok, values, S1_NODATA if unit == 'db_x100' else np.nan if unit == 'db' else 0), unit)
   ok = ok & np.isfinite(db)
-  if unit == 'db_x100' and ok.any() and np.abs(values[ok]).max() <= 100:
+  if unit == 'db_x100' and ok.sum() >= _MANY and np.abs(values[ok]).max() <= 100:
     raise ValueError(
       f'Sentinel-1 values lie between {values[ok].min():.2f} and {values[ok].max():.2f}; dB x 100 is stated. '
       "State unit='db' if they are decibels."
@@ -212,7 +212,7 @@ def store_backscatter(values: np.ndarray, unit: str, valid: np.ndarray | None = 
         f'Sentinel-1 backscatter has a median of {median:.1f} dB when read as {unit!r}; land and water lie between '
         f'-35 and 10 dB. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'
       )
-    if unit in ('db', 'db_x100') and ok.sum() >= _MANY and db[ok].min() > -1:
+    if unit == 'db' and ok.sum() >= _MANY and db[ok].min() > -1:
       raise ValueError(
         f'Sentinel-1 backscatter never falls below {db[ok].min():.2f} dB when read as {unit!r}; speckle alone makes it '
         f'do so. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'

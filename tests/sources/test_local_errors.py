@@ -100,7 +100,7 @@ def test_nan_pixels_are_nodata_and_do_not_spread(tmp_path):
     (50, 1200, 'reflectance_x1e4_plus1000', "would be negative reflectance. State unit='reflectance_x1e4'"),
     (-25, -5, 'power', "no linear power. State unit='db'"),
     (-25, -5, 'amplitude', "no linear amplitude. State unit='db'"),
-    (-25, -5, 'db_x100', r'never falls below -0\.\d\d dB .* State the unit the file really has: db, power'),
+    (-25, -5, 'db_x100', "dB x 100 is stated. State unit='db'"),
     (0.01, 0.4, 'db', r'never falls below 0\.01 dB .* State the unit'),
     (-2500, -500, 'db', r'median of -\d+\.\d dB .* State the unit'),
     (500, 9000, 'power', r'median of 3\d\.\d dB .* State the unit'),
