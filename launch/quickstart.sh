@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL=3
 data="$out/tensorflow_datasets"
 corpus_flags=()
 main_flags=(--config=configs/quickstart.py --config.data.data_dir="$data")
-embed_flags=(--bounds=12.2,52.3,12.5,52.5 --date=2018-06-15)
+embed_flags=(--bounds=11.85,52.45,12.1,52.6 --date=2018-06-15 --max_cloud=0.1)
 if [ "$size" = tiny ]; then
   corpus_flags+=(--config.patches=24 --config.patch_px=64)
   main_flags+=(--config.encoder.width=8 --config.data.crop_px=32 --config.pretrain.batch_size=4
