@@ -14,12 +14,12 @@ def get_config():
   config.data.unlabelled = 'deepsentinel_unlabelled/demo'
   config.data.labelled = 'deepsentinel_labelled/demo'
   config.pretrain.objective = 'tile2vec'
-  config.pretrain.duration = common.duration(steps=150)
+  config.pretrain.duration = common.duration(steps=100)
   config.pretrain.batch_size = 16
-  config.finetune.duration = common.duration(steps=150)
+  config.finetune.duration = common.duration(steps=100)
   config.finetune.batch_size = 16
   config.finetune.patience_epochs = 0
-  config.finetune.validate_every_steps = 25
+  config.finetune.validate_every_steps = 20
   config.evaluation.batch_size = 32
   config.evaluation.random_forest = True
   config.checkpoint.every_steps = 50
