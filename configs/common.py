@@ -1,19 +1,27 @@
 """Every setting of an experiment, with the paper's values. The other configs change a few of them.
 
-Durations are one of `steps`, `epochs` or `examples`; the other two stay 0.
+Durations are one of `steps`, `epochs` or `examples`; the other two stay 0. The experiments' config files take a size
+after a colon: `--config=configs/t2v_resnet18.py` is the paper's, `--config=configs/t2v_resnet18.py:small` its twin
+for a laptop, on the demo records.
 """
 
 import ml_collections
+
+SIZES = ('paper', 'small')
 
 
 def duration(steps: int = 0, epochs: float = 0.0, examples: int = 0) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict({'steps': steps, 'epochs': epochs, 'examples': examples})
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
+  if size not in SIZES:
+    raise ValueError(f'Unknown size {size!r} after the colon of --config. Known: {", ".join(SIZES)}.')
   config = ml_collections.ConfigDict()
   config.name = 'common'
+  config.size = 'paper'
   config.seed = 0
+  config.dtype = 'float32'  # of the arithmetic; 'bfloat16' on GPUs. Parameters, losses and outputs stay float32
 
   config.data = ml_collections.ConfigDict()
   # A prepared TFDS directory, or a name ('deepsentinel_labelled/demo') below data_dir (default: TFDS_DATA_DIR or
@@ -30,14 +38,19 @@ def get_config() -> ml_collections.ConfigDict:
   config.encoder.width = 64  # channels of the stem; 8 or 16 is the small twin used by tests and the quickstart
 
   config.pretrain = ml_collections.ConfigDict()
-  config.pretrain.objective = 'none'
+  config.pretrain.objective = 'none'  # 'none' | 'vae' | 'tile2vec' | 'contrastive'
   config.pretrain.from_checkpoint = ''  # a run whose pretrained encoder is used instead of pretraining here
   config.pretrain.duration = duration(epochs=20)
   config.pretrain.batch_size = 1024  # global, over all devices and processes
-  config.pretrain.learning_rate = 5e-4
+  _optimiser(config.pretrain)
   config.pretrain.exclude_heldout = True  # leave out points within exclude_km of validation and test patches
   config.pretrain.exclude_km = 3.7
   config.pretrain.sensor_dropout = 0.0  # probability that an example loses one of its sensors
+
+  config.pretrain.vae = ml_collections.ConfigDict()
+  config.pretrain.vae.kl_weight = 0.1  # 1: the evidence lower bound with unit noise; 0: none, as the paper's code
+  config.pretrain.vae.sample = True  # False decodes the mean of the latent, the autoencoder's way
+
   config.pretrain.tile2vec = ml_collections.ConfigDict()
   config.pretrain.tile2vec.margin = 0.1
   config.pretrain.tile2vec.pooling = 'mean'  # 'mean' | 'cell' (per cell of the feature map, as the paper's code)
@@ -45,18 +58,35 @@ def get_config() -> ml_collections.ConfigDict:
   config.pretrain.tile2vec.neighbour_scale_km = 'auto'  # length of the softmax; auto: mean nearest-neighbour distance
   config.pretrain.tile2vec.max_distance_km = 111.195  # one degree of arc
 
+  config.pretrain.contrastive = ml_collections.ConfigDict()
+  config.pretrain.contrastive.loss = 'triplet'  # 'triplet', the paper's | 'infonce' (symmetric), the original CSF's
+  config.pretrain.contrastive.margin = 0.1  # of the triplet
+  config.pretrain.contrastive.temperature = 0.1  # of InfoNCE
+  config.pretrain.contrastive.augment = ml_collections.ConfigDict()
+  # Strength 0 for the warm-up, then a straight rise to 1 over the ramp; each pair is (at strength 0, at strength 1).
+  config.pretrain.contrastive.augment.warmup_epochs = 5.0
+  config.pretrain.contrastive.augment.ramp_epochs = 10.0
+  config.pretrain.contrastive.augment.hold = True  # False: falls back to strength 0 after the ramp, as the paper's code
+  config.pretrain.contrastive.augment.band_dropout = (0.01, 0.3)
+  config.pretrain.contrastive.augment.shift_px = (1, 16)
+  config.pretrain.contrastive.augment.jitter = (0.01, 0.1)
+  config.pretrain.contrastive.augment.rounds = (1, 10)
+
   config.finetune = ml_collections.ConfigDict()
-  config.finetune.target = 'corine_level1'  # 'corine_level1' | 'corine_level2' | 'corine_level3'
+  config.finetune.target = 'corine_level1'  # 'corine_level1' | 'corine_level2' | 'corine_level3' | 'osm'
   config.finetune.duration = duration(epochs=200)
   config.finetune.batch_size = 600
-  config.finetune.learning_rate = 5e-4
-  config.finetune.patience_epochs = 40  # stop when validation loss has not improved for this long; 0 never
+  _optimiser(config.finetune)
+  config.finetune.patience_epochs = 40.0  # stop when validation loss has not improved for this long; 0 never
   config.finetune.validate_every_steps = 0  # 0: once an epoch
   config.finetune.frozen_encoder = False
   config.finetune.sensor_dropout = 0.0
+  config.finetune.label_fraction = 1.0  # of the train and validation patches; nested, the same for every method
+  config.finetune.folds = 0  # k: cross-validate over spatial folds of train and validation instead of testing
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.batch_size = 256
+  config.evaluation.test = True  # False leaves the test split unread: for runs that choose a hyper-parameter
   config.evaluation.random_forest = False  # the per-pixel baseline, on the same split
   config.evaluation.sample_patches = 6  # shown in the report
 
@@ -64,4 +94,32 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint.every_steps = 500
   config.checkpoint.keep = 2
   config.log_every_steps = 20
+  return _small(config) if size == 'small' else config
+
+
+def _optimiser(section: ml_collections.ConfigDict) -> None:
+  section.learning_rate = 5e-4  # of Adam
+  section.schedule = 'constant'  # 'constant' | 'cosine' (to 0 at the last step)
+  section.warmup_steps = 0  # linear rise of the learning rate
+  section.clip_norm = 0.0  # largest norm of the gradient; 0: any
+  section.accumulate = 1  # parts that a device takes its share of a batch in, to save memory
+
+
+def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  config.size = 'small'
+  config.encoder.width = 16
+  config.data.unlabelled = 'deepsentinel_unlabelled/demo'
+  config.data.labelled = 'deepsentinel_labelled/demo'
+  config.data.crop_px = 64
+  config.pretrain.duration = duration(steps=150)
+  config.pretrain.batch_size = 16
+  config.pretrain.contrastive.augment.warmup_epochs = 1.0
+  config.pretrain.contrastive.augment.ramp_epochs = 3.0
+  config.finetune.duration = duration(steps=150)
+  config.finetune.batch_size = 16
+  config.finetune.patience_epochs = 0.0
+  config.finetune.validate_every_steps = 25
+  config.evaluation.batch_size = 64
+  config.checkpoint.every_steps = 50
+  config.log_every_steps = 5
   return config

@@ -1,13 +1,14 @@
-"""The paper's resnet34 with Tile2Vec pretraining, then land cover (CORINE level 1).
+"""The paper's ResNet34 with Tile2Vec pretraining, then land cover (CORINE level 1).
 
 python -m deepsentinel.main --config=configs/t2v_resnet34.py --workdir=runs/t2v_resnet34
+python -m deepsentinel.main --config=configs/t2v_resnet34.py:small --workdir=runs/t2v_resnet34_small
 """
 
 from configs import common
 
 
-def get_config():
-  config = common.get_config()
+def get_config(size: str = 'paper'):
+  config = common.get_config(size)
   config.name = 't2v_resnet34'
   config.encoder.name = 'resnet34'
   config.pretrain.objective = 'tile2vec'

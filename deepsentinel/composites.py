@@ -57,15 +57,10 @@ def radar(s1: np.ndarray) -> np.ndarray:
   return picture
 
 
-def classes(label: np.ndarray, level: int) -> np.ndarray:
-  """Class numbers of an EEA level (0-based; -1 and below: no label) as uint8 [..., 3] in the legend's colours."""
+def classes(label: np.ndarray, target: legend.Target) -> np.ndarray:
+  """Class numbers of a target (0-based; -1 and below: no label) as uint8 [..., 3] in the legend's colours."""
   label = np.asarray(label).astype(np.int64)
-  colours = np.concatenate([legend.level_colours(level), np.array([UNLABELLED_RGB], np.uint8)])
+  colours = np.concatenate([target.colours, np.array([UNLABELLED_RGB], np.uint8)])
   if label.size and label.max() >= len(colours) - 1:
-    raise ValueError(f'CORINE level {level} has classes 0 to {len(colours) - 2}; found {int(label.max())}.')
+    raise ValueError(f'{target.title} has classes 0 to {len(colours) - 2}; found {int(label.max())}.')
   return colours[np.where(label < 0, len(colours) - 1, label)]
-
-
-def labels(corine: np.ndarray, level: int) -> np.ndarray:
-  """Stored CORINE indices (uint8, 0 = nodata) as uint8 [..., 3] in the colours of an EEA level (1, 2 or 3)."""
-  return classes(legend.level_lookup(level)[np.asarray(corine)], level)

@@ -7,12 +7,31 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import legend, sensors
+from deepsentinel.corpus import splits
 from deepsentinel.data import batches, neighbours, records, statistics
-from deepsentinel.evaluation import metrics
+from deepsentinel.data import subsets as subsets_lib
+from deepsentinel.evaluation import baselines, metrics
+from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, settings, state
 from deepsentinel.train.trained import Trained
 
 SPLITS = ('train', 'validation', 'test')
+BLOCK_KM = 50.0  # of the splits, of folds and of what intervals resample
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFold:
+  """Labelled patches that one stage of fine-tuning uses.
+
+  Attributes:
+    train, validation: record sets.
+    train_index, validation_index: record numbers in them.
+  """
+
+  train: records.RecordSet | subsets_lib.Joined
+  validation: records.RecordSet | subsets_lib.Joined
+  train_index: np.ndarray
+  validation_index: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +47,8 @@ class Data:
     subsets: band subsets that a pretrained encoder taken from elsewhere was trained for.
     statistics: of the model's bands.
     source: the pretrained encoder taken from elsewhere, or None.
+    folds: what fine-tuning trains on and validates on: one of part or all of the train and validation splits, or
+      several for a cross-validation.
   """
 
   unlabelled: records.RecordSet | None
@@ -38,6 +59,7 @@ class Data:
   subsets: list[list[str]]
   statistics: statistics.BandStatistics
   source: Trained | None
+  folds: tuple[LabelledFold, ...] = ()
 
   @property
   def synthetic(self) -> bool:
@@ -85,7 +107,34 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
     if source is not None or unlabelled is not None:
       held = [band for band in spec.bands if band in labelled['train'].spec.bands]
       stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, held))
-  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source)
+  folds = labelled_folds(config, labelled, progress) if labelled else ()
+  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, folds)
+
+
+def labelled_folds(
+  config: dict[str, Any], labelled: dict[str, records.RecordSet], progress: bool = True
+) -> tuple[LabelledFold, ...]:
+  """What fine-tuning trains and validates on: the two splits, or folds of both; or the label fraction of either."""
+  own, seed = config['finetune'], config['seed']
+  chosen = {split: _label_fraction(own, labelled[split], seed, progress) for split in SPLITS[:2]}
+  if not own['folds']:
+    return (LabelledFold(labelled['train'], labelled['validation'], chosen['train'], chosen['validation']),)
+  joined = subsets_lib.Joined([labelled['train'], labelled['validation']])
+  used = np.concatenate([chosen['train'], len(labelled['train']) + chosen['validation']])
+  table = joined.table.iloc[used]
+  block = splits.block_numbers(table['lon_deg'].to_numpy(), table['lat_deg'].to_numpy(), BLOCK_KM)
+  folds = subsets_lib.spatial_folds(table, block, own['folds'], config['pretrain']['exclude_km'], seed)
+  return tuple(LabelledFold(joined, joined, used[fold.train], used[fold.validation]) for fold in folds)
+
+
+def _label_fraction(own: dict[str, Any], split: records.RecordSet, seed: int, progress: bool) -> np.ndarray:
+  """Record numbers of a split that `finetune.label_fraction` leaves; nested and stratified by the main class."""
+  if own['label_fraction'] == 1:
+    return np.arange(len(split))
+  target = legend.target(own['target'])
+  counts = baselines.patch_class_counts(split, target, progress=progress)
+  dominant = np.where(counts.any(1), counts.argmax(1), -1)
+  return subsets_lib.first_share(subsets_lib.nested_order(dominant, seed), own['label_fraction'])
 
 
 def _open_labelled(directory: pathlib.Path, threads: int) -> dict[str, records.RecordSet]:
@@ -141,7 +190,7 @@ def pretraining(
   assert data.unlabelled is not None  # `open_data` opens it where something is pretrained
   own, views = config['pretrain'], models.views(config, 'pretrain')
   sampler, realised = None, {}
-  if views in ('pair', 'triplet'):
+  if views == 'triplet':
     law = own['tile2vec']
     sampler = neighbours.NeighbourSampler.from_records(
       data.unlabelled.table, data.index, law=law['neighbour'], scale_km=law['neighbour_scale_km'],
@@ -155,16 +204,19 @@ def pretraining(
   return stage, realised
 
 
-def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path) -> loop.Stage:
+def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: int = 0) -> loop.Stage:
   """The stage that trains encoder and header on land cover, from the pretrained encoder where there is one."""
-  own, train = config['finetune'], data.labelled['train']
+  own, part = config['finetune'], data.folds[fold]
+  train = part.train
   held = [band for band in data.spec.bands if band in train.spec.bands]
   subsets = sensor_subsets(data.spec.select(held)) if own['sensor_dropout'] > 0 else []
   subsets += [held] if len(held) < len(data.spec.bands) else []
-  stage = _stage(config, data, workdir, 'finetune', train, None, views='labelled', subsets=subsets)
+  stage = _stage(config, data, workdir, 'finetune', train, part.train_index, views='labelled', subsets=subsets)
+  if len(data.folds) > 1:
+    stage = dataclasses.replace(stage, name=f'fold_{fold}', directory=workdir / f'fold_{fold}' / 'finetune')
   return dataclasses.replace(
     stage,
-    validation=lambda: one_pass(config, data.labelled['validation']),
+    validation=lambda: one_pass(config, part.validation, part.validation_index),
     validate_every=own['validate_every_steps'],
     patience_epochs=own['patience_epochs'],
     classes=len(models.class_names(config, 'finetune')),
@@ -173,26 +225,46 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path) -> loo
   )
 
 
-def one_pass(config: dict[str, Any], split: records.RecordSet):
-  """One pass over a labelled split: this process's part."""
+def one_pass(config: dict[str, Any], split: records.RecordSet | subsets_lib.Joined, index: np.ndarray | None = None):
+  """One pass over a labelled split, or over records of it: this process's part."""
+  fields = [field for field in ('s2', 's1', target_of(config).field) if field in split.fields]
   return batches.evaluation_batches(
-    split, batch_size=config['evaluation']['batch_size'], crop_px=config['data']['crop_px'],
+    split, batch_size=config['evaluation']['batch_size'], crop_px=config['data']['crop_px'], index=index, fields=fields,
     process_index=parallel.process_index(), process_count=parallel.process_count(),
     threads=config['data']['read_threads'],
   )  # fmt: skip
 
 
 def prepare_inputs(config: dict[str, Any], data: Data, spec: sensors.SensorSpec, stage: str) -> inputs.Prepare:
-  lookup = legend.level_lookup(models.target_level(config['finetune']['target'])) if stage == 'finetune' else None
+  """What turns stored integers into the batches of a stage."""
+  own = config[stage]
+  extra: dict[str, Any] = {}
+  if stage == 'finetune':
+    target = target_of(config)
+    extra = {'label_field': target.field, 'label_lookup': target.lookup}
+  elif (curriculum := strengths(config)) is not None:
+    extra = {'curriculum': curriculum, 'epochs_per_step': own['batch_size'] / max(len(data.index), 1)}
   return inputs.Prepare(
     records=spec, bands=data.spec.bands, mean=data.statistics.mean, std=data.statistics.std, seed=config['seed'],
-    sensor_dropout=config[stage]['sensor_dropout'], label_lookup=lookup,
+    sensor_dropout=own['sensor_dropout'], **extra,
   )  # fmt: skip
+
+
+def target_of(config: dict[str, Any]) -> legend.Target:
+  return legend.target(config['finetune']['target'])
+
+
+def strengths(config: dict[str, Any]) -> augment.Curriculum | None:
+  """The augmentations of pretraining; None for an objective that has none."""
+  section = config['pretrain'].get(config['pretrain']['objective'], {})
+  return augment.Curriculum.from_config(section['augment']) if 'augment' in section else None
 
 
 def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler=None) -> loop.Stage:
   own = config[name]
-  examples = len(train) if index is None else len(index)
+  curriculum = strengths(config) if name == 'pretrain' else None
+  shift_px = None if curriculum is None else curriculum.shift_law(own['batch_size'] / len(index))
+  total = settings.total_steps(own['duration'], len(index), own['batch_size'], f'{name}.duration')
   frozen = ('encoder',) if name == 'finetune' and own['frozen_encoder'] else ()
 
   def initial_variables():
@@ -209,7 +281,8 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
   def training(start_step: int):
     return batches.training_batches(
       train, views=views, batch_size=own['batch_size'], crop_px=config['data']['crop_px'], seed=config['seed'],
-      start_step=start_step, index=index, neighbours=sampler, process_index=parallel.process_index(),
+      start_step=start_step, index=index, neighbours=sampler, shift_px=shift_px,
+      label_field=target_of(config).field, process_index=parallel.process_index(),
       process_count=parallel.process_count(), threads=config['data']['read_threads'],
     )  # fmt: skip
 
@@ -217,7 +290,7 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
     name=name,
     directory=workdir / name,
     module=models.build(config, name, norm=parallel.norm, gather=parallel.gather),
-    optimiser=optimizers.adam(own['learning_rate'], frozen=frozen),
+    optimiser=optimizers.from_config(own, total, frozen=frozen),
     prepare=prepare_inputs(config, data, train.spec, name),
     initial_variables=initial_variables,
     training=training,
@@ -225,10 +298,11 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
       stage=name, config=config, spec=data.spec, statistics=data.statistics.to_dict(), subsets=subsets,
       synthetic=data.synthetic,
     ),
-    total_steps=settings.total_steps(own['duration'], examples, own['batch_size'], f'{name}.duration'),
+    total_steps=total,
     batch_size=own['batch_size'],
-    examples=examples,
+    examples=len(index),
     log_every=config['log_every_steps'],
     save_every=config['checkpoint']['every_steps'],
     keep=config['checkpoint']['keep'],
+    accumulate=own['accumulate'],
   )  # fmt: skip

@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 
 from deepsentinel import commandline, decoders, legend, registry, sensors
-from deepsentinel.train import models, settings
+from deepsentinel.train import settings
 
 HEADINGS = ('Layer', 'Input', 'Operation', 'Output shape', 'Parameters')
 _ENCODER_TABLES = {'resnet18': 'Table 5', 'resnet34': 'Table 6', 'resnet18attn': 'Table 7'}
@@ -173,7 +173,7 @@ def render(t: Table, markdown: bool = False) -> str:
 def describe(config: ml_collections.ConfigDict, *, classes: int = 0, markdown: bool = False) -> str:
   """All tables of a config; `classes` 0 takes those of config.finetune.target; ValueError for a wrong config."""
   settings.check(config.to_dict())
-  classes = classes or len(legend.level_classes(models.target_level(config.finetune.target)))
+  classes = classes or len(legend.target(config.finetune.target).classes)
   spec = sensors.SensorSpec(settings.band_list(config.data.bands) or sensors.ALL_BANDS)
   made = tables(config.encoder.name, config.encoder.width, len(spec.bands), config.data.crop_px, classes)
   return '\n\n'.join(render(t, markdown) for t in made)

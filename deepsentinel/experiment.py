@@ -3,7 +3,9 @@
 WORKDIR/config.json                          the configuration
 WORKDIR/experiment.json                      what was done, on which data, by which code
 WORKDIR/{pretrain,finetune}/                 metrics.csv, tensorboard/, checkpoints/
-WORKDIR/test.json, samples.npz, report.html  the outcome
+WORKDIR/fold_K/finetune/                     the same of each fold of a cross-validation, which is not tested
+WORKDIR/test.json, test_patches.npz          scores on the test split, and the confusion matrix of every patch
+WORKDIR/samples.npz, report.html             predictions to look at, and the page
 """
 
 import functools
@@ -17,11 +19,12 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from deepsentinel import curriculum, legend, provenance
+from deepsentinel import curriculum, provenance
+from deepsentinel.corpus import splits
 from deepsentinel.data import batches, records
 from deepsentinel.evaluation import baselines, metrics, samples
 from deepsentinel.report import html
-from deepsentinel.train import checkpoint, loop, models, parallel, settings
+from deepsentinel.train import checkpoint, loop, parallel, settings
 from deepsentinel.train.trained import Trained
 
 
@@ -49,17 +52,20 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, *, progr
     return report
   pretrains = plain['pretrain']['objective'] != 'none' and not plain['pretrain']['from_checkpoint']
   for name in ('finetune', 'evaluation', *(['pretrain'] if pretrains else [])):
-    parallel.check_batch_size(plain[name]['batch_size'], key=f'{name}.batch_size')
+    parts = plain[name].get('accumulate', 1)
+    parallel.check_batch_size(plain[name]['batch_size'], key=f'{name}.batch_size', parts=parts)
   data = curriculum.open_data(plain, progress_bar and parallel.is_chief())
   journal.update(_facts(plain, data))
   if data.unlabelled is not None:
     stage, realised = curriculum.pretraining(plain, data, workdir)
     journal.update({'neighbours': realised} if realised else {})
     _train(stage, journal, progress_bar)
-  if data.labelled:
-    _train(curriculum.finetuning(plain, data, workdir), journal, progress_bar)
-    if not (workdir / 'test.json').exists():
-      score_test_split(plain, data, workdir, progress_bar=progress_bar)
+  for fold in range(len(data.folds)):
+    _train(curriculum.finetuning(plain, data, workdir, fold), journal, progress_bar)
+  if len(data.folds) > 1:
+    journal.update({'cross_validation': cross_validation(journal['stages'])})
+  elif data.labelled and plain['evaluation']['test'] and not (workdir / 'test.json').exists():
+    score_test_split(plain, data, workdir, progress_bar=progress_bar)
   if parallel.is_chief():
     html.write_report([workdir], report)
   journal.update({'status': 'finished'})
@@ -130,6 +136,9 @@ def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
     split: {'directory': str(r.directory), 'name': r.card['name'], 'patches': len(r)}
     for split, r in data.labelled.items()
   }
+  if len(data.folds) == 1:
+    for split, used in (('train', data.folds[0].train_index), ('validation', data.folds[0].validation_index)):
+      about[split]['used'] = len(used)
   if data.unlabelled is not None:
     about['pretrain'] = {
       'directory': str(data.unlabelled.directory), 'name': data.unlabelled.card['name'], 'patches': len(data.index),
@@ -168,6 +177,17 @@ def _train(stage: loop.Stage, journal: Journal, progress_bar: bool) -> None:
   journal.update({'parameters': parameters})
 
 
+def cross_validation(stages: dict[str, Any]) -> dict[str, Any]:
+  """Mean and standard deviation over the folds of the best validation scores."""
+  best = [about['best'] for name, about in stages.items() if name.startswith('fold_')]
+  scores = {key: [fold[key] for fold in best] for key in best[0] if key not in ('step', 'epoch')}
+  return {
+    'folds': len(best),
+    'mean': {key: float(np.mean(values)) for key, values in scores.items()},
+    'std': {key: float(np.std(values, ddof=1)) for key, values in scores.items()},
+  }
+
+
 def _is_whole(stage_directory: pathlib.Path) -> bool:
   """Whether the model of a finished stage can be loaded; says so if not."""
   try:
@@ -184,23 +204,32 @@ def score_test_split(
   """Scores the best fine-tuned checkpoint on the test split, once, beside the baselines: test.json, samples.npz."""
   began = time.monotonic()
   trained = checkpoint.load_trained(workdir, 'finetune')
-  split, level = data.labelled['test'], models.target_level(config['finetune']['target'])
+  split, target = data.labelled['test'], curriculum.target_of(config)
   show = progress_bar and parallel.is_chief()
   evaluate = loop.evaluator(
     trained.module, curriculum.prepare_inputs(config, data, split.spec, 'finetune'), classes=len(trained.classes)
   )
-  means, confusion = evaluate(
+  means, confusions = evaluate(
     parallel.replicate(trained.variables), curriculum.one_pass(config, split), 'test' if show else None
   )
   if not parallel.is_chief():
     return
   seconds = round(time.monotonic() - began, 2)
+  # Crops are in the order of patches: [N * crops, K, K] -> [N, K, K]
+  crops = batches.crops_per_patch(split.patch_px, config['data']['crop_px'])
+  per_patch = confusions[: len(split) * crops].reshape(len(split), crops, *confusions.shape[1:]).sum(1)
+  confusion = per_patch.sum(0)
+  lon, lat = split.table['lon_deg'].to_numpy(), split.table['lat_deg'].to_numpy()
+  np.savez_compressed(
+    workdir / 'test_patches.npz', id=split.table['id'].to_numpy(str), confusion=per_patch,
+    block=splits.block_numbers(lon, lat, curriculum.BLOCK_KM),
+  )  # fmt: skip
   bands = tuple(band for band in data.spec.bands if band in split.spec.bands)
   methods = {
     'model': metrics.method(confusion, seconds=seconds, loss=means['loss'], step=trained.step),
     **baselines.evaluate(
-      data.labelled['train'], split, level=level, forest=config['evaluation']['random_forest'], bands=bands,
-      seed=config['seed'], progress=show,
+      data.labelled['train'], split, target=target, forest=config['evaluation']['random_forest'], bands=bands,
+      seed=config['seed'], progress=show, train_index=data.folds[0].train_index,
     ),
   }  # fmt: skip
   numbers = samples.choose(config['evaluation']['sample_patches'], len(split))
@@ -209,7 +238,7 @@ def score_test_split(
   total = len(split) * split.patch_px**2
   provenance.write_json(
     workdir / 'test.json',
-    {'level': level, 'classes': list(trained.classes), 'methods': methods, 'test_patches': len(split),
+    {'target': target.name, 'classes': list(trained.classes), 'methods': methods, 'test_patches': len(split),
      'also_trained_on': len(set(split.table['id']) & set(data.labelled['train'].table['id'])),
      'synthetic': data.synthetic, 'data': split.card['name'], 'nodata_share': float(1 - confusion.sum() / total)},
   )  # fmt: skip
@@ -230,7 +259,8 @@ def _save_samples(
       number, row, col = (int(batch[key][i, 0]) for key in ('index', 'row', 'col'))
       place = prediction[position[number], row : row + crop_px, col : col + crop_px]
       place[batch['count'][i]] = crops[i][batch['count'][i]]
-  label = legend.level_lookup(models.target_level(config['finetune']['target']))[split.read('corine', numbers)]
+  target = curriculum.target_of(config)
+  label = target.lookup[split.read(target.field, numbers)]
   pixels = {field: split.read(field, numbers) if field in split.fields else None for field in ('s2', 's1')}
   s2, s1 = samples.picture_bands(split.spec, pixels['s2'], pixels['s1'])
   samples.save_samples(

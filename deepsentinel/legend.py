@@ -4,6 +4,8 @@ Stored label values are indices into these tables; nothing else in the project s
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -168,3 +170,59 @@ OSM_THEMES = (
   OsmTheme(13, 'bare', {'natural': ('bare_rock', 'scree', 'sand', 'beach', 'glacier')}, ('polygon',), (200, 200, 190)),
   OsmTheme(14, 'place', {'place': ('city', 'town', 'village', 'hamlet')}, ('point',), (0, 0, 0)),
 )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+  """What fine-tuning predicts for every pixel.
+
+  Attributes:
+    name: as the configuration spells it.
+    title: for people.
+    field: of a record that holds the labels.
+    classes: K names, in label order.
+    colours: uint8 [K, 3].
+    lookup: int32 [stored value] -> class, 0-based; -1 where there is no label.
+  """
+
+  name: str
+  title: str
+  field: str
+  classes: tuple[str, ...]
+  colours: np.ndarray
+  lookup: np.ndarray
+
+
+TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'osm')
+
+
+@functools.cache
+def target(name: str) -> Target:
+  """A fine-tuning target by name.
+
+  'osm' takes of each pixel the theme that a map draws on top, the one with the lowest bit; a pixel of no theme is not
+  labelled, since OpenStreetMap leaves much unmapped.
+
+  Raises:
+    ValueError: unknown name.
+  """
+  if name not in TARGETS:
+    raise ValueError(f'Unknown finetune.target {name!r}. Known: {", ".join(TARGETS)}.')
+  if name == 'osm':
+    stored = np.arange(1 << 16)
+    lowest = np.log2(np.maximum(stored & -stored, 1)).astype(np.int32)
+    lookup = np.where((stored > 0) & (lowest < len(OSM_THEMES)), lowest, -1).astype(np.int32)
+    names, colours = tuple(t.name for t in OSM_THEMES), np.array([t.rgb for t in OSM_THEMES], np.uint8)
+    return Target(name, 'OpenStreetMap themes', 'osm', names, colours, lookup)
+  level = int(name[-1])
+  return Target(
+    name, f'CORINE level {level}', 'corine', level_classes(level), level_colours(level), level_lookup(level)
+  )
+
+
+def target_of_classes(classes: Sequence[str]) -> Target:
+  """The target with exactly these classes; ValueError if there is none."""
+  for name in TARGETS:
+    if target(name).classes == tuple(classes):
+      return target(name)
+  raise ValueError(f'No target has the classes {", ".join(classes)}. Known targets: {", ".join(TARGETS)}.')

@@ -13,7 +13,9 @@ _KNOWN: dict[str, dict[str, str]] = {
     'resnet18attn': 'deepsentinel.encoders.attention:ResNet18Attention',
   },
   'objective': {
+    'vae': 'deepsentinel.objectives.vae:VAE',
     'tile2vec': 'deepsentinel.objectives.tile2vec:Tile2Vec',
+    'contrastive': 'deepsentinel.objectives.contrastive:Contrastive',
     'landcover': 'deepsentinel.objectives.landcover:LandCover',
   },
   'imagery source': {

@@ -20,13 +20,17 @@ def test_radar_by_hand():
 
 
 @pytest.mark.parametrize('level', [1, 2, 3])
-def test_labels_have_the_legend_s_colours(level):
-  picture = composites.labels(np.array([[0, 1, 44, 255]], np.uint8), level)
+def test_classes_have_the_legend_s_colours(level):
+  target = legend.target(f'corine_level{level}')
+  picture = composites.classes(target.lookup[[[0, 1, 44, 255]]], target)
   colours = legend.level_colours(level)
   assert picture[0, 0].tolist() == picture[0, 3].tolist() == list(composites.UNLABELLED_RGB)
   assert picture[0, 1].tolist() == colours[0].tolist()
   assert picture[0, 2].tolist() == colours[-1].tolist()
-  assert composites.classes(np.array([-1, 0]), level).tolist() == [list(composites.UNLABELLED_RGB), colours[0].tolist()]
+  assert composites.classes(np.array([-1, 0]), target).tolist() == [
+    list(composites.UNLABELLED_RGB),
+    colours[0].tolist(),
+  ]
 
 
 def test_wrong_bands_are_refused():
@@ -35,4 +39,4 @@ def test_wrong_bands_are_refused():
   with pytest.raises(ValueError, match='VV, VH'):
     composites.radar(np.zeros((4, 4), np.int16))
   with pytest.raises(ValueError, match='classes 0 to 4'):
-    composites.classes(np.array([5]), 1)
+    composites.classes(np.array([5]), legend.target('corine_level1'))

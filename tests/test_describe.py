@@ -80,8 +80,8 @@ def test_an_unknown_encoder_and_target_are_named():
   with pytest.raises(ValueError, match=r"Unknown encoder 'resnet19'. Known: resnet18, resnet18attn, resnet34"):
     describe.describe(wrong)
   wrong = config('quickstart')
-  wrong.finetune.target = 'osm'
-  with pytest.raises(ValueError, match=r"config.finetune.target is 'osm'; allowed: one of corine_level1"):
+  wrong.finetune.target = 'corine_level0'
+  with pytest.raises(ValueError, match=r"config.finetune.target is 'corine_level0'; allowed: one of corine_level1"):
     describe.describe(wrong)
 
 

@@ -47,6 +47,20 @@ def test_the_papers_level_0_is_explained():
     legend.level_classes(0)
 
 
+def test_targets():
+  for name in legend.TARGETS:
+    target = legend.target(name)
+    assert len(target.classes) == len(target.colours) == target.lookup.max() + 1
+    assert legend.target_of_classes(target.classes) is target
+  osm = legend.target('osm')
+  # Nothing; a building (bit 0) on farmland (bit 7); a place (bit 14); the unused bit 15.
+  assert osm.lookup[[0, 1 | 1 << 7, 1 << 14, 1 << 15]].tolist() == [-1, 0, 14, -1]
+  with pytest.raises(ValueError, match=r"Unknown finetune.target 'corine'. Known: corine_level1"):
+    legend.target('corine')
+  with pytest.raises(ValueError, match='No target has the classes a, b'):
+    legend.target_of_classes(['a', 'b'])
+
+
 def test_osm_themes_have_a_bit_of_their_own():
   bits = [t.bit for t in legend.OSM_THEMES]
   assert bits == list(range(len(bits)))

@@ -232,3 +232,46 @@ def test_wrong_values_leave_no_directory(flags, tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
     experiment.run(_config(flags, **changes), tmp_path / 'x', progress_bar=False)
   assert not (tmp_path / 'x').exists()
+
+
+@pytest.mark.parametrize('objective', ['vae', 'contrastive'])
+def test_other_objectives_run_the_whole_curriculum(flags, tmp_path, objective):
+  changes = {
+    'pretrain.objective': objective, 'data.crop_px': 16, 'pretrain.accumulate': 1, 'pretrain.clip_norm': 1.0,
+    'pretrain.schedule': 'cosine', 'finetune.target': 'osm', 'finetune.label_fraction': 0.5,
+  }  # fmt: skip
+  experiment.run(_config(flags, **changes), tmp_path / objective, progress_bar=False)
+  notes = json.loads((tmp_path / objective / 'experiment.json').read_text())
+  assert notes['status'] == 'finished'
+  assert notes['data']['train']['used'] == round(notes['data']['train']['patches'] / 2)
+  assert 0 <= notes['stages']['finetune']['best']['weighted_iou'] <= 1
+  test = json.loads((tmp_path / objective / 'test.json').read_text())
+  assert test['target'] == 'osm'
+  with np.load(tmp_path / objective / 'test_patches.npz') as patches:
+    assert len(patches['id']) == len(patches['block']) == test['test_patches']
+    np.testing.assert_array_equal(patches['confusion'].sum(0), test['methods']['model']['confusion'])
+  names = {row[2] for row in _rows(tmp_path / objective, 'pretrain')}
+  assert ({'reconstruction', 'kl'} if objective == 'vae' else {'d_positive', 'd_negative', 'active'}) <= names
+
+
+def test_folds_are_scored_on_validation_alone(flags, whole, tmp_path):
+  changes = {
+    'pretrain.from_checkpoint': str(whole), 'finetune.folds': 2, 'pretrain.exclude_km': 0.1,
+    'finetune.duration.steps': 2,
+  }  # fmt: skip
+  workdir = tmp_path / 'folds'
+  experiment.run(_config(flags, **changes), workdir, progress_bar=False)
+  notes = json.loads((workdir / 'experiment.json').read_text())
+  scores = [notes['stages'][f'fold_{k}']['best']['weighted_iou'] for k in range(2)]
+  assert notes['cross_validation']['folds'] == 2
+  assert notes['cross_validation']['mean']['weighted_iou'] == pytest.approx(np.mean(scores))
+  assert notes['cross_validation']['std']['weighted_iou'] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+  assert not (workdir / 'test.json').exists()
+  assert 'is finished' not in (workdir / 'report.html').read_text()
+
+
+def test_the_test_split_can_be_left_unread(flags, whole, tmp_path):
+  changes = {'pretrain.from_checkpoint': str(whole), 'evaluation.test': False, 'finetune.duration.steps': 1}
+  experiment.run(_config(flags, **changes), tmp_path / 'a', progress_bar=False)
+  assert not (tmp_path / 'a' / 'test.json').exists()
+  assert json.loads((tmp_path / 'a' / 'experiment.json').read_text())['status'] == 'finished'

@@ -181,6 +181,7 @@ def _pictures(corpus: card.Corpus, arrays: dict[str, np.ndarray]) -> dict[str, n
       arrays['s1'][..., [corpus.spec.s1_bands.index(b) for b in ('VV', 'VH')]]
     )
   if 'corine' in arrays:
-    pictures['CORINE, level 3'] = composites.labels(arrays['corine'], 3)
+    corine = legend.target('corine_level3')
+    pictures['CORINE, level 3'] = composites.classes(corine.lookup[arrays['corine']], corine)
     pictures['OpenStreetMap'] = osm_picture(arrays['osm'])
   return pictures

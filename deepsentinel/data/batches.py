@@ -7,7 +7,7 @@ example, on any number of processes and threads. Grain calls the two functions a
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class TrainingPlan:
   max_offset: int
   seed: int
   neighbours: neighbours_lib.NeighbourSampler | None
+  shift_px: Callable[[int], float] | None = None
 
   def __call__(self, step: int) -> Plan:
     """The global batch of `step`, int32 [batch_size, V] each."""
@@ -57,6 +58,11 @@ class TrainingPlan:
       columns.append(self.neighbours.draw_distant(anchor, rng('distant')))
     index = self.index[np.stack(columns, axis=1)]  # [B, V]
     row, col = rng('crop').integers(0, self.max_offset, (2, *index.shape), dtype=np.int32, endpoint=True)
+    if self.shift_px is not None:
+      most = min(round(float(self.shift_px(step))), self.max_offset)
+      shift = rng('shift').integers(-most, most, (2, len(index)), dtype=np.int32, endpoint=True)
+      row[:, 1] = np.clip(row[:, 0] + shift[0], 0, self.max_offset)
+      col[:, 1] = np.clip(col[:, 0] + shift[1], 0, self.max_offset)
     return Plan(index, row, col)
 
   def _anchors(self, step: int) -> np.ndarray:
@@ -85,6 +91,8 @@ def training_batches(
   start_step: int = 0,
   index: Sequence[int] | np.ndarray | None = None,
   neighbours: neighbours_lib.NeighbourSampler | None = None,
+  shift_px: Callable[[int], float] | None = None,
+  label_field: str = 'corine',
   process_index: int = 0,
   process_count: int = 1,
   threads: int = 4,
@@ -94,7 +102,7 @@ def training_batches(
 
   Args:
     records: a `records.RecordSet`.
-    views: 'single': one crop; 'labelled': one crop and its CORINE labels; 'pair': anchor and neighbour, or two crops
+    views: 'single': one crop; 'labelled': one crop and its labels; 'pair': anchor and neighbour, or two crops
       of one patch where `neighbours` is None; 'triplet': anchor, neighbour and distant patch.
     batch_size: examples over all processes; each process gets batch_size / process_count of them (B).
     crop_px: edge of a crop. Its row and column are drawn independently for every view.
@@ -102,12 +110,15 @@ def training_batches(
     start_step: the step of the first batch. Batch k of a run equals the first batch of a run from start_step=k.
     index: record numbers to train on; None for all.
     neighbours: sampler over the same records (over `index`, where given).
+    shift_px: step -> furthest that the second crop of a 'pair' of one patch lies from the first on either axis, in
+      pixels; None: anywhere in the patch.
+    label_field: of the records, whose crops 'labelled' batches hold.
     process_index, process_count: which part of each global batch to read. The batch does not depend on the count.
     threads: batches read at one time, at most two; each is itself read on the record set's own threads.
     fields: sensors to read, of 's2' and 's1'; None for all that the records hold.
   Yields:
     's2' uint16 [B, V, crop, crop, C2] and 's1' int16 [B, V, crop, crop, C1] in storage units; 'index', 'row', 'col'
-    int32 [B, V]; with views='labelled' also 'corine' uint8 [B, crop, crop].
+    int32 [B, V]; with views='labelled' also `label_field` [B, crop, crop].
   Raises:
     ValueError: unknown views; a crop larger than the patch; a batch that the processes do not divide; no records; no
       labels for 'labelled'; no sampler, or one of other records, for 'triplet'.
@@ -115,7 +126,7 @@ def training_batches(
   if views not in VIEWS:
     raise ValueError(f'Unknown views {views!r}. Known: {", ".join(VIEWS)}.')
   index = _checked_index(records, index)
-  fields = _checked_fields(records, fields, labels=views == 'labelled')
+  fields = _checked_fields(records, fields, label_field if views == 'labelled' else '')
   _check_sizes(records, batch_size, crop_px, process_index, process_count)
   if start_step < 0:
     raise ValueError(f'start_step is {start_step}; the first step is 0.')
@@ -128,7 +139,7 @@ def training_batches(
       f'The neighbour sampler covers {len(neighbours)} records, the batches {len(index)}. Build it from the same '
       'record numbers: NeighbourSampler.from_records(records.table, index, ...).'
     )
-  plan = TrainingPlan(index, views, batch_size, records.patch_px - crop_px, seed, neighbours)
+  plan = TrainingPlan(index, views, batch_size, records.patch_px - crop_px, seed, neighbours, shift_px)
 
   def read(step: int) -> Batch:
     return read_plan(records, plan(step).part(process_index, process_count), crop_px, fields)
@@ -168,7 +179,7 @@ def evaluation_batches(
     ValueError: as `training_batches`.
   """
   index = _checked_index(records, index)
-  fields = _checked_fields(records, fields, labels=fields is None and records.labelled)
+  fields = _checked_fields(records, fields, 'corine' if fields is None and records.labelled else '')
   _check_sizes(records, batch_size, crop_px, process_index, process_count)
   starts, first_own = tiling(records.patch_px, crop_px)
   tile_row, tile_col = (t.ravel() for t in np.meshgrid(np.arange(len(starts)), np.arange(len(starts)), indexing='ij'))
@@ -247,13 +258,13 @@ def _checked_index(records, index: Sequence[int] | np.ndarray | None) -> np.ndar
   return found.astype(np.int32)
 
 
-def _checked_fields(records, fields: Sequence[str] | None, labels: bool) -> tuple[str, ...]:
+def _checked_fields(records, fields: Sequence[str] | None, label_field: str) -> tuple[str, ...]:
   found = tuple(f for f in ('s2', 's1') if f in records.fields) if fields is None else tuple(fields)
-  if labels and 'corine' not in found:
-    found += ('corine',)
+  if label_field and label_field not in found:
+    found += (label_field,)
   missing = [f for f in found if f not in records.fields]
   if missing:
-    hint = ' Labels are in the record sets of deepsentinel_labelled.' if 'corine' in missing else ''
+    hint = ' Labels are in the record sets of deepsentinel_labelled.' if label_field in missing else ''
     raise ValueError(f'{records.directory} has no {", ".join(missing)}; it has {", ".join(records.fields)}.{hint}')
   return found
 

@@ -173,7 +173,7 @@ def draw(
   grid: base.PatchGrid,
   layout: Layout,
   shrink: int,
-  level: int | None,
+  target: legend.Target | None,
 ) -> None:
   """Writes the picture.
 
@@ -183,7 +183,7 @@ def draw(
     reader: tells what the imagery is.
     grid, layout: of the area.
     shrink: of the strips' previews.
-    level: EEA level of the land-cover strips; None where there are none.
+    target: of the land-cover strips; None where there are none.
   """
   spec = reader.spec
   bands = preview_bands(spec)
@@ -212,11 +212,11 @@ def draw(
       _embedding_rgb(strips, layout, colours),
     )
   )
-  if level is not None:
-    lookup = np.concatenate([[composites.NODATA_RGB], legend.level_colours(level)]).astype(np.uint8)
+  if target is not None:
+    lookup = np.concatenate([[composites.NODATA_RGB], target.colours]).astype(np.uint8)
     step = _step(max(grid.height_px, grid.width_px))
-    panels.append((f'Land cover, CORINE level {level}', _joined(strips, layout, 'landcover', step, lookup.__getitem__)))
-  _write(path, panels, sides_km, extent_km, _caption(reader, grid), level)
+    panels.append((f'Land cover, {target.title}', _joined(strips, layout, 'landcover', step, lookup.__getitem__)))
+  _write(path, panels, sides_km, extent_km, _caption(reader, grid), target)
 
 
 def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -239,14 +239,14 @@ def _write(
   sides_km: tuple[float, float],
   extent_km: tuple[float, float],
   caption: str,
-  level: int | None,
+  target: legend.Target | None,
 ) -> None:
   import matplotlib.patches
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   height = 4.8 * min(max(extent_km[1] / extent_km[0], 0.35), 2.5)
-  height += 1.25 + 0.15 * caption.count('\n') + (0.35 if level is not None else 0)
+  height += 1.25 + 0.15 * caption.count('\n') + (0.35 if target is not None else 0)
   figure = Figure(figsize=(5.2 * len(panels), height), layout='constrained', dpi=150)
   FigureCanvasAgg(figure)
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -256,12 +256,11 @@ def _write(
     axis.set_title(title, fontsize=9, loc='left')
     axis.set_xlabel('km', fontsize=8)
     axis.tick_params(labelsize=8)
-  if level is not None:
-    names = legend.level_classes(level)
+  if target is not None:
+    names = target.classes
     if len(names) <= 16:
       handles = [
-        matplotlib.patches.Patch(color=rgb / 255, label=name)
-        for name, rgb in zip(names, legend.level_colours(level), strict=True)
+        matplotlib.patches.Patch(color=rgb / 255, label=name) for name, rgb in zip(names, target.colours, strict=True)
       ]
       figure.legend(handles=handles, loc='outside lower right', ncols=min(5, len(names)), fontsize=8, frameon=False)
   figure.suptitle(caption, fontsize=8, x=0.01, ha='left')

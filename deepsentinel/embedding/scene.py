@@ -260,13 +260,14 @@ class _Job:
     geotiff.write_embedding(
       self.result.embedding, self.strips, starts, self.grid, layout.stride, {**tags, 'nodata_rule': _NODATA_RULE}
     )
-    level = None
+    target = None
     if self.result.landcover is not None:
-      level = next(n for n in (1, 2, 3) if legend.level_classes(n) == tuple(self.model.classes))
-      colours = legend.level_colours(level)
+      target = legend.target_of_classes(self.model.classes)
       starts = [row * layout.stride for row in starts]
-      geotiff.write_landcover(self.result.landcover, self.strips, starts, self.grid, self.model.classes, colours, tags)
-    picture.draw(self.result.picture, self.strips, self.reader, self.grid, layout, self.shrink, level)
+      geotiff.write_landcover(
+        self.result.landcover, self.strips, starts, self.grid, self.model.classes, target.colours, tags
+      )
+    picture.draw(self.result.picture, self.strips, self.reader, self.grid, layout, self.shrink, target)
     provenance.write_json(self.out / 'embedding.json', {'job': self.identity, 'complete': True, 'tags': tags})
     self.strips.remove()
 

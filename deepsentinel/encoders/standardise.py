@@ -1,4 +1,4 @@
-"""Stored integers to standardised channels, on the device."""
+"""Stored integers to physical values and to standardised channels, on the device."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,29 +9,48 @@ from jax import Array
 from deepsentinel import sensors
 
 
-def standardise(
-  batch: Mapping[str, Array],
-  spec_records: sensors.SensorSpec,
-  bands: Sequence[str],
-  mean: Sequence[float],
-  std: Sequence[float],
-) -> tuple[Array, Array]:
-  """Channels with mean 0 and standard deviation 1, invalid pixels 0; to be called inside a jitted step.
-
-  Standardising comes before zero-filling, so that 'missing' means 'mean'.
+def physical(batch: Mapping[str, Array], spec_records: sensors.SensorSpec, bands: Sequence[str]) -> tuple[Array, Array]:
+  """Stored integers as reflectance (0 to 1) and dB.
 
   Args:
     batch: 's2' uint16[B, V, H, W, C2] and 's1' int16[B, V, H, W, C1] in storage units (`sensors`), as the records hold
       them; a sensor of which `bands` names none may be absent.
     spec_records: the contract of the records.
     bands: C names, Sentinel-2 before Sentinel-1, all held by the records.
-    mean, std: float[C], reflectance (0 to 1) or dB; host numbers.
   Returns:
-    images f32[B, V, H, W, C], valid bool[B, V, H, W, C].
+    values f32[B, V, H, W, C], meaningless where not valid; valid bool[B, V, H, W, C].
   Raises:
-    ValueError: a band the records lack, statistics of another length, or a deviation that is not positive.
+    ValueError: a band the records lack.
   """
   s2_index, s1_index = spec_records.indices(bands)
+  values, valid = [], []
+  for field, index, scale, nodata in (
+    ('s2', s2_index, sensors.S2_SCALE, sensors.S2_NODATA),
+    ('s1', s1_index, sensors.S1_SCALE, sensors.S1_NODATA),
+  ):
+    if index:
+      stored = batch[field][..., np.asarray(index)]
+      values.append(stored.astype(jnp.float32) / scale)
+      valid.append(stored != nodata)
+  return jnp.concatenate(values, -1), jnp.concatenate(valid, -1)
+
+
+def standardise(
+  values: Array, valid: Array, bands: Sequence[str], mean: Sequence[float], std: Sequence[float]
+) -> Array:
+  """Channels with mean 0 and standard deviation 1, invalid pixels 0; to be called inside a jitted step.
+
+  Standardising comes before zero-filling, so that 'missing' means 'mean'.
+
+  Args:
+    values, valid: [B, V, H, W, C] of `physical`.
+    bands: C names.
+    mean, std: float[C], reflectance (0 to 1) or dB; host numbers.
+  Returns:
+    images f32[B, V, H, W, C].
+  Raises:
+    ValueError: statistics of another length, or a deviation that is not positive.
+  """
   means, stds = np.asarray(mean, np.float32), np.asarray(std, np.float32)
   if means.shape != (len(bands),) or stds.shape != (len(bands),):
     raise ValueError(
@@ -44,15 +63,4 @@ def standardise(
       f'Band(s) {bad} have no finite mean or no positive standard deviation: the corpus holds no valid or only '
       'constant pixels of them. Leave them out with --config.data.bands=...'
     )
-  values, valid = [], []
-  for field, index, scale, nodata in (
-    ('s2', s2_index, sensors.S2_SCALE, sensors.S2_NODATA),
-    ('s1', s1_index, sensors.S1_SCALE, sensors.S1_NODATA),
-  ):
-    if index:
-      stored = batch[field][..., np.asarray(index)]
-      values.append(stored.astype(jnp.float32) / scale)
-      valid.append(stored != nodata)
-  valid = jnp.concatenate(valid, -1)
-  images = (jnp.concatenate(values, -1) - means) / stds
-  return jnp.where(valid, images, 0), valid
+  return jnp.where(valid, (values - means) / stds, 0)

@@ -9,14 +9,27 @@ from deepsentinel import legend, sensors
 from deepsentinel.evaluation import metrics
 
 _CHUNK_PX = 1 << 18
+_LEVEL1 = legend.target('corine_level1')
 
 
-def class_counts(records, level: int, *, index: np.ndarray | None = None, progress: bool = True) -> np.ndarray:
-  """Labelled pixels per class of an EEA level, int64 [K], over the records `index` (default: all) of a RecordSet."""
-  lookup, counts = legend.level_lookup(level), np.zeros(256, np.int64)
+def class_counts(
+  records, target: legend.Target, *, index: np.ndarray | None = None, progress: bool = True
+) -> np.ndarray:
+  """Labelled pixels per class of a target, int64 [K], over the records `index` (default: all) of a RecordSet."""
+  lookup, counts = target.lookup, np.zeros(len(target.lookup), np.int64)
   for batch in _batches(records, index, progress, 'counting labels'):
-    counts += np.bincount(records.read('corine', batch).reshape(-1), minlength=256)
-  return np.bincount(lookup[lookup >= 0], counts[lookup >= 0], len(legend.level_classes(level))).astype(np.int64)
+    counts += np.bincount(records.read(target.field, batch).reshape(-1), minlength=len(lookup))
+  return np.bincount(lookup[lookup >= 0], counts[lookup >= 0], len(target.classes)).astype(np.int64)
+
+
+def patch_class_counts(records, target: legend.Target, *, progress: bool = True) -> np.ndarray:
+  """Labelled pixels per patch and class of a target, int64 [N, K]."""
+  counts = np.zeros((len(records), len(target.classes)), np.int64)
+  for batch in _batches(records, None, progress, 'counting labels'):
+    labels = target.lookup[records.read(target.field, batch)].reshape(len(batch), -1)
+    for number, row in zip(batch, labels, strict=True):
+      counts[number] = np.bincount(row[row >= 0], minlength=counts.shape[1])
+  return counts
 
 
 def majority(train_counts: np.ndarray, test_counts: np.ndarray) -> np.ndarray:
@@ -42,7 +55,7 @@ def random_forest(
   train_records,
   test_records,
   *,
-  level: int = 1,
+  target: legend.Target = _LEVEL1,
   bands: tuple[str, ...] | None = None,
   train_index: np.ndarray | None = None,
   test_index: np.ndarray | None = None,
@@ -60,7 +73,7 @@ def random_forest(
 
   Args:
     train_records, test_records: labelled RecordSets of one sensor contract.
-    level: EEA level of the labels, 1 to 3.
+    target: whose labels.
     bands: features, by name; None takes all that the records hold. ('VV', 'VH') is the radar-only forest.
     train_index, test_index: record numbers to use; None takes all.
     train_pixels: pixels drawn in all.
@@ -82,12 +95,11 @@ def random_forest(
     )
   bands = tuple(bands or train_records.spec.bands)
   train_records.spec.select(bands)
-  lookup = legend.level_lookup(level)
   numbers = _numbers(train_records, train_index)
   per_patch = max(1, -(-train_pixels // max(1, len(numbers))))
   features, targets = [], []
   for batch in _batches(train_records, numbers, progress, 'forest: reading train pixels'):
-    x, y = _pixels(train_records, batch, bands, lookup)
+    x, y = _pixels(train_records, batch, bands, target)
     for i, number in enumerate(batch):
       labelled = np.flatnonzero(y[i] >= 0)
       rng = np.random.default_rng([seed, int(number)])
@@ -95,16 +107,16 @@ def random_forest(
       features.append(x[i, chosen])
       targets.append(y[i, chosen])
   if not sum(map(len, targets)):
-    raise ValueError(f'None of the {len(numbers)} train patches has a labelled pixel at CORINE level {level}.')
+    raise ValueError(f'None of the {len(numbers)} train patches has a labelled pixel of {target.title}.')
   x, y = np.concatenate(features), np.concatenate(targets)
   fill = _median(x)
   forest = RandomForestClassifier(trees, max_depth=max_depth, min_samples_leaf=3, n_jobs=jobs, random_state=seed)
   forest.fit(np.where(np.isnan(x), fill, x), y)
 
-  classes = len(legend.level_classes(level))
+  classes = len(target.classes)
   confusion = np.zeros((classes, classes), np.int64)
   for batch in _batches(test_records, test_index, progress, 'forest: predicting test pixels'):
-    x, y = _pixels(test_records, batch, bands, lookup)
+    x, y = _pixels(test_records, batch, bands, target)
     x, y = x[y >= 0], y[y >= 0]
     x = np.where(np.isnan(x), fill, x)
     for start in range(0, len(y), _CHUNK_PX):
@@ -113,7 +125,9 @@ def random_forest(
   return confusion
 
 
-def evaluate(train_records, test_records, *, level: int = 1, forest: bool = True, progress: bool = True, **options):
+def evaluate(
+  train_records, test_records, *, target: legend.Target = _LEVEL1, forest: bool = True, progress: bool = True, **options
+):
   """Both baselines as entries of test.json's `methods`: {'majority': ..., 'random_forest': ...}.
 
   `options` go to `random_forest`, which is left out if `forest` is False. Each entry says how long it took.
@@ -121,13 +135,13 @@ def evaluate(train_records, test_records, *, level: int = 1, forest: bool = True
   began = time.monotonic()
   indices = {k: options.get(f'{k}_index') for k in ('train', 'test')}
   counts = [
-    class_counts(records, level, index=indices[name], progress=progress)
+    class_counts(records, target, index=indices[name], progress=progress)
     for name, records in (('train', train_records), ('test', test_records))
   ]
   methods = {'majority': metrics.method(majority(*counts), seconds=round(time.monotonic() - began, 2))}
   if forest:
     began = time.monotonic()
-    confusion = random_forest(train_records, test_records, level=level, progress=progress, **options)
+    confusion = random_forest(train_records, test_records, target=target, progress=progress, **options)
     methods['random_forest'] = metrics.method(confusion, seconds=round(time.monotonic() - began, 2))
   return methods
 
@@ -147,7 +161,7 @@ def _batches(records, index: np.ndarray | None, progress: bool, text: str):
       bar.update(len(batch))
 
 
-def _pixels(records, batch: np.ndarray, bands: tuple[str, ...], lookup: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(records, batch: np.ndarray, bands: tuple[str, ...], target: legend.Target) -> tuple[np.ndarray, np.ndarray]:
   """(features float32 [B, P, F] in reflectance and dB with NaN for nodata, class int32 [B, P])."""
   s2, s1 = records.spec.indices(bands)
   parts = []
@@ -158,7 +172,7 @@ def _pixels(records, batch: np.ndarray, bands: tuple[str, ...], lookup: np.ndarr
     stored = records.read('s1', batch)[..., s1]
     parts.append(np.where(stored == sensors.S1_NODATA, np.nan, stored / np.float32(sensors.S1_SCALE)))
   features = np.concatenate(parts, -1).astype(np.float32)
-  label = lookup[records.read('corine', batch)]
+  label = target.lookup[records.read(target.field, batch)]
   return features.reshape(len(batch), -1, features.shape[-1]), label.reshape(len(batch), -1)
 
 

@@ -34,8 +34,9 @@ class Objective(nn.Module):
     """Loss and diagnostics of a batch.
 
     Args:
-      batch: 'images' f32[B, V, H, W, C] standardised, optional 'present' bool[B, V, C], and for views 'labelled'
-        'labels' int32[B, H, W], 0-based class, -1 ignored.
+      batch: 'images' f32[B, V, H, W, C] standardised, 'valid' bool[B, V, H, W, C] where a number was measured, optional
+        'present' bool[B, V, C], and for views 'labelled' 'labels' int32[B, H, W], 0-based class, -1 ignored. In
+        training also 'example' int32[B], the examples' numbers in the global batch, and 'key' [B], a PRNG key each.
       train: True updates the batch statistics.
     Returns:
       loss f32[B], diagnostics: name -> f32[B]. A diagnostic named 'weight' is the example's weight in every mean of

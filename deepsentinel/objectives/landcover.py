@@ -24,18 +24,20 @@ class LandCover(base.Objective):
     classes: K.
     header_width: channels of the header's first up-block; 0 takes half of the feature map's.
     norm: partial of nn.BatchNorm, for the header.
+    dtype: of the arithmetic.
     frozen_encoder: True runs the encoder as at inference and passes no gradient to it.
   """
 
   classes: int = 5
   header_width: int = 0
   norm: Any = BATCH_NORM
+  dtype: Any = jnp.float32
   frozen_encoder: bool = False
 
   views: ClassVar[str] = 'labelled'
 
   def setup(self) -> None:
-    self.header = decoders.DeconvolutionHeader(self.classes, self.header_width, self.norm)
+    self.header = decoders.DeconvolutionHeader(self.classes, self.header_width, self.norm, self.dtype)
 
   def predict(self, batch: base.Batch, train: bool = False) -> Array:
     """Logits f32[B, H, W, K] of batch['images'] f32[B, 1, H, W, C]."""

@@ -85,8 +85,9 @@ def _template():
 def _content(runs: list[Run], embedding: pathlib.Path | None) -> dict[str, Any]:
   comparison = tables.compare(runs)
   labels = tables.labels(runs)
+  target = _target(comparison)
   colours = method_colours(labels, comparison)
-  samples = _samples(runs, labels, comparison)
+  samples = _samples(runs, labels, target)
   return {
     'title': f'DeepSentinel report: {", ".join(run.name for run in runs)}',
     'banner': facts.banner(runs),
@@ -97,7 +98,8 @@ def _content(runs: list[Run], embedding: pathlib.Path | None) -> dict[str, Any]:
     'best': {key: tables.best(comparison, key) for key in ('weighted_iou', 'macro_iou', 'overall_accuracy')},
     'best_class': [tables.best(comparison, 'iou', k) for k in range(len(comparison.classes))],
     'class_share': comparison.methods[0].scores.get('reference_share') if comparison.methods else None,
-    'class_hex': _class_hex(comparison),
+    'class_hex': [_hex(rgb) for rgb in target.colours],
+    'target': target.title,
     'unlabelled_hex': _hex(composites.UNLABELLED_RGB),
     'unfinished': [(label, run) for run, label in zip(runs, labels, strict=True) if run.problem],
     'notes': [(run.name, note) for run in runs for note in run.notes],
@@ -133,15 +135,12 @@ def _uri(png: bytes) -> str:
   return 'data:image/png;base64,' + base64.b64encode(png).decode('ascii')
 
 
-def _class_hex(comparison: tables.Comparison) -> list[str]:
-  """Colours of the classes: the legend's, or greys for a class list that is no EEA level."""
-  try:
-    colours = legend.level_colours(comparison.level)
-  except ValueError:
-    colours = np.zeros((0, 3))
-  if len(colours) != len(comparison.classes):
-    return ['#888888'] * len(comparison.classes)
-  return [_hex(rgb) for rgb in colours]
+def _target(comparison: tables.Comparison) -> legend.Target:
+  """What was predicted; with greys for a class list that is no known target's."""
+  if comparison.target in legend.TARGETS and legend.target(comparison.target).classes == comparison.classes:
+    return legend.target(comparison.target)
+  greys = np.full((len(comparison.classes), 3), 136, np.uint8)
+  return legend.Target(comparison.target, comparison.target, '', comparison.classes, greys, np.zeros(0, np.int32))
 
 
 def _drawn_classes(comparison: tables.Comparison) -> list[int]:
@@ -199,7 +198,7 @@ def _training_charts(runs: list[Run], labels: list[str], colours: dict[str, str]
   return pictures
 
 
-def _samples(runs: list[Run], labels: list[str], comparison: tables.Comparison) -> list[Sample]:
+def _samples(runs: list[Run], labels: list[str], target: legend.Target) -> list[Sample]:
   """Figure 3 of the paper: both sensors, CORINE and each run's prediction, patch by patch."""
   found = [(label, data) for run, label in zip(runs, labels, strict=True) if run.test and (data := run.samples())]
   if not found:
@@ -212,7 +211,7 @@ def _samples(runs: list[Run], labels: list[str], comparison: tables.Comparison) 
     pictures = [
       _patch(composites.true_colour(first['s2'][i]), 'Sentinel-2', f'Sentinel-2 true colour of patch {name}'),
       _patch(composites.radar(first['s1'][i]), 'Sentinel-1', f'Sentinel-1 composite of patch {name}'),
-      _patch(composites.classes(label, comparison.level), 'CORINE', f'CORINE labels of patch {name}'),
+      _patch(composites.classes(label, target), target.title, f'{target.title} of patch {name}'),
     ]
     for run_label, data in found:
       rows = np.flatnonzero(data['id'] == first['id'][i])
@@ -222,7 +221,7 @@ def _samples(runs: list[Run], labels: list[str], comparison: tables.Comparison) 
       seen |= set(np.unique(prediction).tolist())
       counted = label >= 0
       right = f', {100 * (prediction == label)[counted].mean():.0f} % right' if counted.any() else ', no label'
-      picture = composites.classes(prediction, comparison.level)
+      picture = composites.classes(prediction, target)
       pictures.append(_patch(picture, run_label + right, f'Prediction of {run_label} for patch {name}'))
     panel.append(Sample(name, tuple(pictures), frozenset(seen)))
   return panel

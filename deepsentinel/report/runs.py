@@ -175,7 +175,7 @@ def _read_metrics(path: pathlib.Path, notes: list[str]) -> pd.DataFrame | None:
 
 def _wrong_test(test: dict[str, Any]) -> str:
   """What keeps a test.json from being shown, '' if nothing does."""
-  for key in ('level', 'classes', 'methods'):
+  for key in ('target', 'classes', 'methods'):
     if key not in test:
       return f'has no {key!r}'
   if not isinstance(test['methods'], dict) or 'model' not in test['methods']:

@@ -52,14 +52,14 @@ class Comparison:
 
   Attributes:
     classes: names, in label order; () where nothing was tested.
-    level: EEA level.
+    target: name of what was predicted (`legend.target`).
     methods: runs first, in the order given, then baselines.
     test_patches: patches of the test split; 0 where nothing was tested.
     mismatch: why the rows cannot be ranked against each other; '' if they can.
   """
 
   classes: tuple[str, ...]
-  level: int
+  target: str
   methods: tuple[Method, ...]
   test_patches: int
   mismatch: str
@@ -102,7 +102,7 @@ def compare(runs: list[Run]) -> Comparison:
   """The rows of the table from all runs that were tested; each baseline once."""
   tested = [run for run in runs if run.test]
   if not tested:
-    return Comparison((), 0, (), 0, '')
+    return Comparison((), '', (), 0, '')
   first = tested[0].test
   methods = []
   for run, label in zip(runs, labels(runs), strict=True):
@@ -116,8 +116,8 @@ def compare(runs: list[Run]) -> Comparison:
   methods += sorted(baselines, key=lambda m: -m.weighted_iou if m.scored else 0)
   mismatch = ''
   for run in tested[1:]:
-    if run.test['level'] != first['level'] or run.test['classes'] != first['classes']:
-      mismatch = f'{run.name} was scored on CORINE level {run.test["level"]}, {tested[0].name} on {first["level"]}'
+    if run.test['target'] != first['target'] or run.test['classes'] != first['classes']:
+      mismatch = f'{run.name} was scored on {run.test["target"]}, {tested[0].name} on {first["target"]}'
     elif _reference(run) != _reference(tested[0]):
       mismatch = f'{run.name} and {tested[0].name} were tested on different pixels'
     if mismatch:
@@ -125,7 +125,7 @@ def compare(runs: list[Run]) -> Comparison:
   if mismatch:
     methods = [m for m in methods if len(m.scores['iou']) == len(first['classes'])]
   return Comparison(
-    tuple(first['classes']), first['level'], tuple(methods), int(first.get('test_patches', 0)), mismatch
+    tuple(first['classes']), first['target'], tuple(methods), int(first.get('test_patches', 0)), mismatch
   )
 
 

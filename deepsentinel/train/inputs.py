@@ -1,19 +1,21 @@
 """From a batch of stored integers to an objective's batch, on the device and inside the step."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from deepsentinel import sensors
-from deepsentinel.encoders.standardise import standardise
-from deepsentinel.train import parallel, rngs
+from deepsentinel.encoders.standardise import physical, standardise
+from deepsentinel.objectives import augment
+from deepsentinel.train import rngs
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-  """Standardises, drops sensors and looks labels up.
+  """Converts, augments, standardises, drops sensors and looks labels up.
 
   Attributes:
     records: contract of the records that the batches come from.
@@ -21,7 +23,10 @@ class Prepare:
     mean, std: per band, in reflectance or dB.
     seed: of the experiment.
     sensor_dropout: probability that a view of an example loses one whole sensor, in training.
-    label_lookup: int32 [256] stored CORINE index -> class or -1; None without labels.
+    curriculum: jitter and band dropout in training; None does without.
+    epochs_per_step: what the curriculum counts in.
+    label_field: of the records; '' without labels.
+    label_lookup: int32 [stored value] -> class or -1.
   """
 
   records: sensors.SensorSpec
@@ -30,36 +35,62 @@ class Prepare:
   std: tuple[float, ...]
   seed: int
   sensor_dropout: float = 0.0
+  curriculum: augment.Curriculum | None = None
+  epochs_per_step: float = 0.0
+  label_field: str = ''
   label_lookup: np.ndarray | None = None
 
-  def __call__(self, batch: dict[str, jax.Array], step: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-    """The objective's batch: images f32[B, V, H, W, C], present bool[B, V, C], with labels int32[B, H, W]."""
-    images, valid = self._standardised(batch)
+  def __call__(
+    self, batch: dict[str, jax.Array], step: jax.Array, *, train: bool, first: jax.Array | int = 0
+  ) -> dict[str, jax.Array]:
+    """The objective's batch.
+
+    Args:
+      batch: stored integers; with `label_field` also labels [B, H, W].
+      step: of the run.
+      train: whether to augment and to drop sensors.
+      first: number in the global batch of the first example of `batch`.
+    Returns:
+      images f32[B, V, H, W, C], valid bool[B, V, H, W, C], present bool[B, V, C], with labels int32[B, H, W]; in
+      training also example int32[B], numbers in the global batch, and key [B], a PRNG key for each.
+    """
+    values, valid = self._physical(batch)
     # [B, V, H, W, C] -> [B, V, C]: a band without one valid pixel is absent
     present = valid.any(axis=(2, 3))
-    if train and self.sensor_dropout > 0:
-      keys = rngs.example_keys(
-        rngs.stream_key(self.seed, 'sensor_dropout', step), parallel.first_example(images.shape[0]), images.shape[0]
-      )
-      kept = keep_sensors(keys, present, self.bands, self.sensor_dropout)
-      present &= kept
-      images = jnp.where(kept[:, :, None, None, :], images, 0)
-    inputs = {'images': images, 'present': present}
-    if self.label_lookup is not None and 'corine' in batch:
-      inputs['labels'] = jnp.asarray(self.label_lookup)[batch['corine'].astype(jnp.int32)]
+    inputs = {}
+    if train:
+      keys = functools.partial(self._keys, step, first, len(values))
+      inputs = {'example': first + jnp.arange(len(values)), 'key': keys('objective')}
+      if self.curriculum is not None:
+        values, kept = augment.augment(
+          keys('augment'), values, valid, radar_bands(self.bands), self.curriculum, step * self.epochs_per_step
+        )
+        present &= kept
+      if self.sensor_dropout > 0:
+        present &= keep_sensors(keys('sensor_dropout'), present, self.bands, self.sensor_dropout)
+    images = standardise(values, valid, self.bands, self.mean, self.std)
+    inputs |= {'images': images, 'valid': valid, 'present': present}
+    if self.label_lookup is not None and self.label_field in batch:
+      inputs['labels'] = jnp.asarray(self.label_lookup)[batch[self.label_field].astype(jnp.int32)]
     return inputs
 
-  def _standardised(self, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+  def _keys(self, step: jax.Array, first: jax.Array | int, examples: int, stream: str) -> jax.Array:
+    return rngs.example_keys(rngs.stream_key(self.seed, stream, step), first, examples)
+
+  def _physical(self, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """All of the model's bands; one that the records lack (allowed by `SensorSpec.require` alone) is invalid."""
     held = [i for i, band in enumerate(self.bands) if band in self.records.bands]
-    bands = [self.bands[i] for i in held]
-    mean, std = [self.mean[i] for i in held], [self.std[i] for i in held]
-    images, valid = standardise(batch, self.records, bands, mean, std)
+    values, valid = physical(batch, self.records, [self.bands[i] for i in held])
     if len(held) == len(self.bands):
-      return images, valid
-    shape = (*images.shape[:-1], len(self.bands))
+      return values, valid
+    shape = (*values.shape[:-1], len(self.bands))
     where = np.asarray(held)
-    return jnp.zeros(shape).at[..., where].set(images), jnp.zeros(shape, bool).at[..., where].set(valid)
+    return jnp.zeros(shape).at[..., where].set(values), jnp.zeros(shape, bool).at[..., where].set(valid)
+
+
+def radar_bands(bands: tuple[str, ...]) -> np.ndarray:
+  """bool [C]: which bands are Sentinel-1's."""
+  return np.array([sensors.BANDS[band].sensor == 'sentinel1' for band in bands])
 
 
 def keep_sensors(keys: jax.Array, present: jax.Array, bands: tuple[str, ...], probability: float) -> jax.Array:
@@ -71,7 +102,7 @@ def keep_sensors(keys: jax.Array, present: jax.Array, bands: tuple[str, ...], pr
   Returns:
     bool [B, V, C].
   """
-  radar = np.array([sensors.BANDS[band].sensor == 'sentinel1' for band in bands])
+  radar = radar_bands(bands)
   if radar.all() or not radar.any():
     return jnp.ones_like(present)
   has_both = (present & radar).any(-1) & (present & ~radar).any(-1)

@@ -18,7 +18,7 @@ from deepsentinel.train import checkpoint, metriclog, parallel
 from deepsentinel.train import state as state_lib
 
 # Of a host batch, what the device needs; the record and crop numbers stay behind.
-_DEVICE_FIELDS = ('s2', 's1', 'corine', 'mask', 'count')
+_DEVICE_FIELDS = ('s2', 's1', 'corine', 'osm', 'mask', 'count')
 
 Batches = Iterable[dict[str, np.ndarray]]
 
@@ -32,7 +32,7 @@ class Stage:
   """Everything the loop needs to know of one stage of training.
 
   Attributes:
-    name: 'pretrain' or 'finetune'.
+    name: 'pretrain', 'finetune', or 'fold_K' of a cross-validation.
     directory: holds metrics.csv, tensorboard/ and checkpoints/.
     module: the objective, built with `parallel.norm` and `parallel.gather`.
     optimiser: of optax.
@@ -49,6 +49,7 @@ class Stage:
     classes: K where the objective predicts classes, else 0.
     scores: confusion matrix -> named scores; those that are numbers are logged beside the validation loss.
     frozen: top-level groups whose batch statistics do not change.
+    accumulate: parts that a device takes its examples of a step in.
   """
 
   name: str
@@ -71,6 +72,12 @@ class Stage:
   classes: int = 0
   scores: Callable[[np.ndarray], dict[str, Any]] | None = None
   frozen: tuple[str, ...] = ()
+  accumulate: int = 1
+
+  @property
+  def section(self) -> str:
+    """Of the configuration."""
+    return 'finetune' if self.name.startswith('fold_') else self.name
 
   def epoch(self, step: int) -> float:
     return step * self.batch_size / self.examples
@@ -87,7 +94,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a stage ended: finished steps, best validation {'step', 'epoch', 'loss'} or None, seconds of training."""
+  """How a stage ended: finished steps, best validation {'step', 'epoch', 'loss', scores} or None, seconds."""
 
   steps: int
   best: dict[str, Any] | None
@@ -126,7 +133,7 @@ def train(stage: Stage, *, progress_bar: bool = True) -> Outcome:
     NotFiniteError: the loss or the gradient is NaN or infinite; the last good checkpoint remains.
     SystemExit: after a SIGTERM or a Ctrl-C; a checkpoint is saved, and the same call goes on from it.
   """
-  parallel.check_batch_size(stage.batch_size, key=f'{stage.name}.batch_size')
+  parallel.check_batch_size(stage.batch_size, key=f'{stage.section}.batch_size', parts=stage.accumulate)
   checkpoints = checkpoint.Checkpoints(stage.directory / 'checkpoints', stage.about, stage.keep)
   try:
     return _Training(stage, checkpoints).run(progress_bar)
@@ -170,7 +177,10 @@ class _Training:
   def _steps(self, progress_bar: bool) -> None:
     stage = self.stage
     take_step = parallel.parallelise(
-      state_lib.train_step(stage.module, stage.prepare, stage.optimiser, frozen=stage.frozen), donate_first=True
+      state_lib.train_step(
+        stage.module, stage.prepare, stage.optimiser, frozen=stage.frozen, accumulate=stage.accumulate
+      ),
+      donate_first=True,
     )
     self.state = parallel.replicate(self.state)
     batches = iter(stage.training(self.step))
@@ -229,7 +239,7 @@ class _Training:
     kept = f'The last good checkpoint is step {last}' if last is not None else 'No checkpoint was saved yet'
     raise NotFiniteError(
       f'The {what} is {value} at step {step} of {self.stage.name}. {kept} in {self.stage.directory / "checkpoints"}. '
-      f'Lower --config.{self.stage.name}.learning_rate in a new --workdir, or check the records: '
+      f'Lower --config.{self.stage.section}.learning_rate in a new --workdir, or check the records: '
       'a band with a tiny standard deviation or wrong units makes huge inputs.'
     )
 
@@ -244,7 +254,8 @@ class _Training:
     assert stage.validation is not None  # or none would be due
     variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
     text = 'validation' if progress_bar and parallel.is_chief() else None
-    metrics, confusion = self.evaluate(variables, stage.validation(), text)
+    metrics, confusions = self.evaluate(variables, stage.validation(), text)
+    confusion = confusions.sum(0)
     scores = stage.scores(confusion) if stage.scores and confusion.sum() else {}
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
     self.log.write(self.step, stage.epoch(self.step), 'validation', {**metrics, **numbers})
@@ -256,7 +267,7 @@ class _Training:
       )
     improved = self.best is None or loss < self.best['loss']
     if improved:
-      self.best = {'step': self.step, 'epoch': stage.epoch(self.step), 'loss': loss}
+      self.best = {'step': self.step, 'epoch': stage.epoch(self.step), 'loss': loss, **numbers}
     return improved
 
   def _save(self) -> None:
@@ -281,14 +292,14 @@ def evaluator(
     classes: K, or 0.
   Returns:
     function of (replicated variables, this process's batches, each with 'mask' bool[B]; text of the progress bar,
-    None for none) -> (weighted means of loss and diagnostics by name, confusion int64 [K, K] with rows = reference).
-    Padding counts for nothing.
+    None for none) -> (weighted means of loss and diagnostics by name, confusions int64 [N, K, K] of all examples of
+    all processes in order, padding included, rows = reference). Padding counts for nothing: its matrix is 0.
   """
   take_step = parallel.parallelise(state_lib.eval_step(module, prepare, classes=classes))
 
   def evaluate(variables: dict[str, Any], batches: Batches, text: str | None = 'evaluation'):
     sums: dict[str, np.ndarray] = {}
-    confusion = np.zeros((classes, classes), np.int64)
+    confusions = [np.zeros((0, classes, classes), np.int64)]
     running = None
     # None at the end: each result is read while the next batch runs, the last one after all.
     with tqdm.tqdm(desc=text, unit='batch', leave=False, disable=text is None) as bar:
@@ -298,10 +309,10 @@ def evaluator(
           metrics, counts = parallel.unreplicate(running)
           for name, pair in metrics.items():
             sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)
-          confusion += counts
+          confusions.append(counts.astype(np.int64))
           bar.update(1)
         running = started
-    return {name: _mean(pair) for name, pair in sums.items()}, confusion
+    return {name: _mean(pair) for name, pair in sums.items()}, np.concatenate(confusions)
 
   return evaluate
 

@@ -12,19 +12,11 @@ from deepsentinel import legend, registry
 from deepsentinel.objectives.base import VIEWS
 
 STAGES = ('pretrain', 'finetune')
-TARGETS = {'corine_level1': 1, 'corine_level2': 2, 'corine_level3': 3}
-
-
-def target_level(target: str) -> int:
-  """The EEA level of a fine-tuning target."""
-  if target not in TARGETS:
-    raise ValueError(f'Unknown finetune.target {target!r}. Known: {", ".join(TARGETS)}.')
-  return TARGETS[target]
 
 
 def class_names(config: Mapping[str, Any], stage: str) -> tuple[str, ...]:
   """Classes that a stage predicts; empty for pretraining."""
-  return legend.level_classes(target_level(config['finetune']['target'])) if stage == 'finetune' else ()
+  return legend.target(config['finetune']['target']).classes if stage == 'finetune' else ()
 
 
 def build(
@@ -42,7 +34,9 @@ def build(
     gather: `parallel.gather` in training; None elsewhere.
   """
   norms = {} if norm is None else {'norm': norm}
-  encoder = registry.load('encoder', config['encoder']['name'])(width=config['encoder']['width'], **norms)
+  encoder = registry.load('encoder', config['encoder']['name'])(
+    width=config['encoder']['width'], dtype=jnp.dtype(config['dtype']), **norms
+  )
   if stage == 'pretrain':
     name = config['pretrain']['objective']
     objective = registry.load('objective', name)
@@ -57,6 +51,8 @@ def build(
   options = {key: value for key, value in section.items() if key in fields}
   if 'norm' in fields:
     options |= norms
+  if 'dtype' in fields:
+    options['dtype'] = jnp.dtype(config['dtype'])
   if 'gather' in fields:
     options['gather'] = gather
   return objective(encoder=encoder, **options)
@@ -71,7 +67,8 @@ def views(config: Mapping[str, Any], stage: str) -> str:
 def example_inputs(objective: nn.Module, bands: int, crop_px: int = 32) -> dict[str, jax.Array]:
   """One example of zeros, of the kind that `objective` takes: enough to initialise it."""
   v = VIEWS[objective.views]
-  inputs = {'images': jnp.zeros((1, v, crop_px, crop_px, bands)), 'present': jnp.ones((1, v, bands), bool)}
+  images = jnp.zeros((1, v, crop_px, crop_px, bands))
+  inputs = {'images': images, 'valid': jnp.ones_like(images, bool), 'present': jnp.ones((1, v, bands), bool)}
   if objective.views == 'labelled':
     inputs['labels'] = jnp.zeros((1, crop_px, crop_px), jnp.int32)
   return inputs

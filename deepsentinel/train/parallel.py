@@ -66,8 +66,10 @@ def process_index() -> int:
   return jax.process_index()
 
 
-def check_batch_size(batch_size: int, devices: int | None = None, *, key: str = '') -> None:
-  """ValueError if a global batch does not divide over the devices; names the nearest sizes that do."""
+def check_batch_size(batch_size: int, devices: int | None = None, *, key: str = '', parts: int = 1) -> None:
+  """ValueError if a global batch does not divide over the devices, or a device's share not into the parts of gradient
+  accumulation; names the nearest sizes that do.
+  """
   devices = devices or jax.device_count()
   if batch_size < 1 or batch_size % devices:
     below = batch_size // devices * devices
@@ -75,6 +77,12 @@ def check_batch_size(batch_size: int, devices: int | None = None, *, key: str = 
     hint = f' Pass --config.{key}=...' if key else ''
     raise ValueError(
       f'Batch size {batch_size} does not divide over {devices} devices; nearest that do: {nearest}.{hint}'
+    )
+  if batch_size // devices % parts:
+    whole = [n for n in range(1, batch_size // devices + 1) if batch_size // devices % n == 0]
+    raise ValueError(
+      f'A device holds {batch_size // devices} examples of a batch of {batch_size}, which accumulate={parts} does not '
+      f'divide; parts that do: {", ".join(map(str, whole))}. Pass --config.{key.rpartition(".")[0]}.accumulate=...'
     )
 
 

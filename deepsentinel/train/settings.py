@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from deepsentinel import registry, sensors
-from deepsentinel.train import models
+from deepsentinel import legend, registry, sensors
+from deepsentinel.train import models, optimizers
 
 STRIDE_PX = 16  # the encoders halve four times
 
@@ -35,9 +35,28 @@ def _one_of(*names: str) -> Rule:
 
 
 _DURATION = {'steps': _COUNT_OR_0, 'epochs': _NOT_NEGATIVE, 'examples': _COUNT_OR_0}
+_OPTIMISER: dict[str, Rule] = {
+  'learning_rate': _POSITIVE,
+  'schedule': _one_of(*optimizers.SCHEDULES),
+  'warmup_steps': _COUNT_OR_0,
+  'clip_norm': _NOT_NEGATIVE,
+  'accumulate': _COUNT,
+}
+
+
+def _pair(low: float, high: float, *, whole: bool = False) -> Rule:
+  def holds(v: Any) -> bool:
+    number = _whole if whole else _number
+    return isinstance(v, list | tuple) and len(v) == 2 and all(number(x) and low <= x <= high for x in v)
+
+  return holds, f'two {"whole " if whole else ""}numbers from {low} to {high}, at the least and at the full strength'
+
+
 _RULES: dict[str, Rule] = {
   'name': _NAME,
+  'size': _NAME,
   'seed': (lambda v: _whole(v) and 0 <= v < 2**31, 'a whole number from 0 to 2**31 - 1'),
+  'dtype': _one_of('float32', 'bfloat16'),
   'data.unlabelled': _TEXT,
   'data.labelled': _TEXT,
   'data.data_dir': _TEXT,
@@ -50,24 +69,39 @@ _RULES: dict[str, Rule] = {
   'pretrain.from_checkpoint': _TEXT,
   **{f'pretrain.duration.{key}': rule for key, rule in _DURATION.items()},
   'pretrain.batch_size': _COUNT,
-  'pretrain.learning_rate': _POSITIVE,
+  **{f'pretrain.{key}': rule for key, rule in _OPTIMISER.items()},
   'pretrain.exclude_heldout': _BOOL,
   'pretrain.exclude_km': _NOT_NEGATIVE,
   'pretrain.sensor_dropout': _SHARE,
+  'pretrain.vae.kl_weight': _NOT_NEGATIVE,
+  'pretrain.vae.sample': _BOOL,
   'pretrain.tile2vec.margin': _NOT_NEGATIVE,
   'pretrain.tile2vec.pooling': _one_of('mean', 'cell'),
   'pretrain.tile2vec.neighbour': _one_of('near', 'literal', 'uniform', 'other_acquisition', 'same_patch'),
   'pretrain.tile2vec.neighbour_scale_km': (lambda v: v == 'auto' or _POSITIVE[0](v), "'auto' or a number above 0"),
   'pretrain.tile2vec.max_distance_km': _POSITIVE,
-  'finetune.target': _one_of(*models.TARGETS),
+  'pretrain.contrastive.loss': _one_of('triplet', 'infonce'),
+  'pretrain.contrastive.margin': _NOT_NEGATIVE,
+  'pretrain.contrastive.temperature': _POSITIVE,
+  'pretrain.contrastive.augment.warmup_epochs': _NOT_NEGATIVE,
+  'pretrain.contrastive.augment.ramp_epochs': _NOT_NEGATIVE,
+  'pretrain.contrastive.augment.hold': _BOOL,
+  'pretrain.contrastive.augment.band_dropout': _pair(0, 1),
+  'pretrain.contrastive.augment.shift_px': _pair(0, 4096, whole=True),
+  'pretrain.contrastive.augment.jitter': _pair(0, 1),
+  'pretrain.contrastive.augment.rounds': _pair(0, 100, whole=True),
+  'finetune.target': _one_of(*legend.TARGETS),
   **{f'finetune.duration.{key}': rule for key, rule in _DURATION.items()},
   'finetune.batch_size': _COUNT,
-  'finetune.learning_rate': _POSITIVE,
+  **{f'finetune.{key}': rule for key, rule in _OPTIMISER.items()},
   'finetune.patience_epochs': _NOT_NEGATIVE,
   'finetune.validate_every_steps': _COUNT_OR_0,
   'finetune.frozen_encoder': _BOOL,
   'finetune.sensor_dropout': _SHARE,
+  'finetune.label_fraction': (lambda v: _number(v) and 0 < v <= 1, 'a share above 0, up to 1'),
+  'finetune.folds': (lambda v: _whole(v) and v >= 0 and v != 1, '0, or a whole number of folds, 2 or more'),
   'evaluation.batch_size': _COUNT,
+  'evaluation.test': _BOOL,
   'evaluation.random_forest': _BOOL,
   'evaluation.sample_patches': _COUNT_OR_0,
   'checkpoint.every_steps': _COUNT,
@@ -95,11 +129,7 @@ def check(config: Mapping[str, Any]) -> None:
       is not exactly one of steps, epochs and examples. Names the key, what was found and what is allowed.
   """
   flat = flatten(config)
-  # Sections of other objectives (pretrain.<objective>.*) belong to their classes, which check them.
-  own = tuple(f'pretrain.{name}.' for name in registry.known('objective') if name != 'tile2vec')
   for key, value in flat.items():
-    if key.startswith(own):
-      continue
     if key not in _RULES:
       close = difflib.get_close_matches(key, _RULES, n=1)
       hint = f' Did you mean config.{close[0]}?' if close else ''
@@ -115,6 +145,16 @@ def check(config: Mapping[str, Any]) -> None:
     _check_objective(flat['pretrain.objective'])
   for stage in models.STAGES:
     total_steps(config[stage]['duration'], 1, 1, f'{stage}.duration')
+  if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2:
+    raise ValueError(
+      'config.pretrain.batch_size is 1; contrastive learning needs other examples as negatives: 2 or more.'
+    )
+  for stage in models.STAGES:
+    if flat[f'{stage}.warmup_steps'] >= (config[stage]['duration']['steps'] or float('inf')):
+      raise ValueError(
+        f'config.{stage}.warmup_steps={flat[f"{stage}.warmup_steps"]} leaves no step of '
+        f'config.{stage}.duration.steps={config[stage]["duration"]["steps"]}.'
+      )
   if flat['data.bands']:
     sensors.SensorSpec(band_list(flat['data.bands']))
   if not flat['data.labelled'] and flat['pretrain.objective'] == 'none':

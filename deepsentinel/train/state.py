@@ -102,7 +102,12 @@ def transfer_encoder(source: dict[str, Any], target: dict[str, Any]) -> dict[str
 
 
 def train_step(
-  module: nn.Module, prepare: Prepare, optimiser: optax.GradientTransformation, *, frozen: Sequence[str] = ()
+  module: nn.Module,
+  prepare: Prepare,
+  optimiser: optax.GradientTransformation,
+  *,
+  frozen: Sequence[str] = (),
+  accumulate: int = 1,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
   """One step on one device's part of the batch, for `parallel.parallelise`.
 
@@ -115,18 +120,25 @@ def train_step(
     prepare: stored integers of a batch -> the objective's batch, on the device.
     optimiser: of optax.
     frozen: top-level groups ('encoder') whose batch statistics stay as they are.
+    accumulate: parts that a device takes its examples in. Gradients are those of the whole, but batch norm and
+      negatives see one part (of every device) at a time.
   """
 
   def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-    inputs = prepare(batch, state.step, train=True)
+    def part(batch_stats, batch, first):
+      """Summed gradient, diagnostics and batch statistics of a part of this device's examples."""
+      inputs = prepare(batch, state.step, train=True, first=first)
 
-    def summed_loss(params):
-      variables = {'params': params, 'batch_stats': state.batch_stats}
-      (loss, diagnostics), updates = module.apply(variables, inputs, train=True, mutable=['batch_stats'])
-      values, weight = split_weight(loss, diagnostics)
-      return (loss * weight).sum(), (values, weight, updates.get('batch_stats', {}))
+      def summed_loss(params):
+        variables = {'params': params, 'batch_stats': batch_stats}
+        (loss, diagnostics), updates = module.apply(variables, inputs, train=True, mutable=['batch_stats'])
+        values, weight = split_weight(loss, diagnostics)
+        return (loss * weight).sum(), (values, weight, updates.get('batch_stats', {}))
 
-    gradients, (values, weight, batch_stats) = jax.grad(summed_loss, has_aux=True)(state.params)
+      return jax.grad(summed_loss, has_aux=True)(state.params)
+
+    first = parallel.first_example(jax.tree.leaves(batch)[0].shape[0])
+    gradients, (values, weight, batch_stats) = in_parts(part, state.batch_stats, batch, first, accumulate)
     # A batch without one labelled pixel has weight 0, and then gradient 0.
     scale = 1 / jnp.maximum(parallel.total(weight.sum()), 1e-6)
     gradients = jax.tree.map(lambda g: g * scale, parallel.total(gradients))
@@ -141,10 +153,41 @@ def train_step(
   return step
 
 
+def in_parts(part: Callable, batch_stats: Any, batch: dict[str, jax.Array], first: jax.Array, parts: int):
+  """Calls `part` on one part of a batch after the other, so that only one part's activations are held.
+
+  Args:
+    part: (batch statistics, batch, number of its first example) -> (gradients, (values, weight, batch statistics)).
+    batch_stats: of the module, handed from part to part.
+    batch: [B, ...].
+    first: number of its first example.
+    parts: how many; divides B.
+  Returns:
+    as `part`: gradients summed, values and weights [B] of all examples, the last batch statistics.
+  """
+  if parts == 1:
+    return part(batch_stats, batch, first)
+  size = jax.tree.leaves(batch)[0].shape[0] // parts
+  split = jax.tree.map(lambda x: x.reshape(parts, size, *x.shape[1:]), batch)
+
+  def body(carry, given):
+    batch_stats, summed = carry
+    gradients, (values, weight, batch_stats) = part(batch_stats, *given)
+    return (batch_stats, jax.tree.map(jnp.add, summed, gradients)), (values, weight)
+
+  shapes = jax.eval_shape(part, batch_stats, jax.tree.map(lambda x: x[0], split), first)[0]
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  (batch_stats, gradients), (values, weight) = jax.lax.scan(
+    body, (batch_stats, zeros), (split, first + size * jnp.arange(parts))
+  )
+  values, weight = jax.tree.map(lambda x: x.reshape(-1), (values, weight))
+  return gradients, (values, weight, batch_stats)
+
+
 def eval_step(
   module: nn.Module, prepare: Prepare, *, classes: int = 0
 ) -> Callable[[dict[str, Any], dict[str, jax.Array]], tuple[Metrics, jax.Array]]:
-  """Loss, diagnostics and confusion matrix of one batch.
+  """Loss, diagnostics and confusion matrices of one batch.
 
   Examples whose 'mask' is False and pixels whose 'count' (optional) is False count for nothing.
 
@@ -153,7 +196,8 @@ def eval_step(
     prepare: as for `train_step`.
     classes: K, or 0 for an objective without classes.
   Returns:
-    function of (variables, stored batch with 'mask' bool[B]) -> (metrics, int32 [K, K], rows = reference).
+    function of (variables, stored batch with 'mask' bool[B]) -> (metrics, int32 [D * B, K, K] of every example of the
+    global batch, rows = reference).
   """
 
   def step(variables, batch):
@@ -165,14 +209,15 @@ def eval_step(
     loss, diagnostics = module.apply(variables, inputs, train=False)
     values, weight = split_weight(loss, diagnostics)
     metrics = weighted_sums(values, weight * mask)
-    confusion = jnp.zeros((classes, classes), jnp.int32)
+    confusion = jnp.zeros((len(mask), classes, classes), jnp.int32)
     if classes:
       prediction = module.apply(variables, inputs, train=False, method='predict').argmax(-1)
       scored = (inputs['labels'] >= 0) & mask[:, None, None]
-      # [B, H, W] -> [K*K + 1]; the last bin takes what does not count
-      bins = jnp.where(scored, inputs['labels'] * classes + prediction, classes * classes)
-      confusion = jnp.bincount(bins.reshape(-1), length=classes * classes + 1)[:-1].reshape(classes, classes)
-    return metrics, parallel.total(confusion)
+      # [B, H, W] -> [B * K * K + 1]; the last bin takes what does not count
+      own = jnp.arange(len(mask))[:, None, None] * classes**2
+      bins = jnp.where(scored, own + inputs['labels'] * classes + prediction, len(mask) * classes**2)
+      confusion = jnp.bincount(bins.reshape(-1), length=len(mask) * classes**2 + 1)[:-1].reshape(confusion.shape)
+    return metrics, parallel.gather(confusion)
 
   return step
 

@@ -57,7 +57,7 @@ def test_majority_without_labels_is_refused():
 @pytest.mark.parametrize('level', [1, 2, 3])
 def test_class_counts(level):
   corine = np.array([[[0, ARABLE], [FOREST, FOREST]], [[SEA, 0], [255, ARABLE]]])
-  counts = baselines.class_counts(Records(corine, 0), level, progress=False)
+  counts = baselines.class_counts(Records(corine, 0), legend.target(f'corine_level{level}'), progress=False)
   names = legend.level_classes(level)
   expected = dict.fromkeys(names, 0)
   arable, forest, sea = {
@@ -73,7 +73,9 @@ def test_forest_learns_what_one_pixel_shows_and_counts_each_pixel_once():
   train, test = Records(_corine(6, 32, 0), 0), Records(_corine(5, 32, 1), 1)
   confusion = baselines.random_forest(train, test, train_pixels=2000, trees=8, jobs=1, progress=False)
   assert confusion.sum() == (test.read('corine', np.arange(5)) > 0).sum()
-  np.testing.assert_array_equal(confusion.sum(1), baselines.class_counts(test, 1, progress=False))
+  np.testing.assert_array_equal(
+    confusion.sum(1), baselines.class_counts(test, legend.target('corine_level1'), progress=False)
+  )
   assert metrics.scores(confusion)['weighted_iou'] > 0.99
   # The radar is noise here, so the radar-only forest cannot be much better than the majority.
   radar = baselines.random_forest(

@@ -30,9 +30,13 @@ class Mirror(nn.Module):
 def example_batch(objective, seed=0):
   rng = np.random.default_rng(seed)
   v = VIEWS[objective.views]
+  images = rng.normal(size=(B, v, PX, PX, CHANNELS)).astype(np.float32)
   batch = {
-    'images': rng.normal(size=(B, v, PX, PX, CHANNELS)).astype(np.float32),
+    'images': images,
+    'valid': np.ones_like(images, bool),
     'present': rng.random((B, v, CHANNELS)) > 0.2,
+    'key': jax.random.split(jax.random.key(seed), B),
+    'example': np.arange(B),
   }
   if objective.views == 'labelled':
     batch['labels'] = rng.integers(-1, 5, (B, PX, PX)).astype(np.int32)

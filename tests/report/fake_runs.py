@@ -88,7 +88,7 @@ def write_run(
   if forest is not None:
     methods['random_forest'] = metrics.method(confusion(fixed, reference, forest))
   test = {
-    'level': level,
+    'target': f'corine_level{level}',
     'classes': list(classes),
     'methods': methods,
     'test_patches': 50,

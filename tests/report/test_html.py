@@ -130,7 +130,7 @@ def test_sample_pictures_show_the_samples(page, pair):
   with np.load(pair[0] / 'samples.npz') as samples:
     label, prediction = samples['label'][2], samples['prediction'][2]
   pictures = dict(page.pictures())
-  corine = pictures['CORINE labels of patch demo_00002'][::2, ::2]
+  corine = pictures['CORINE level 1 of patch demo_00002'][::2, ::2]
   guess = pictures['Prediction of Tile2Vec pretraining for patch demo_00002'][::2, ::2]
   assert corine.shape[:2] == label.shape
   agree = (corine == guess).all(-1)
@@ -149,10 +149,10 @@ def test_unfinished_missing_and_broken_runs_are_named(pair, tmp_path):
   with (tmp_path / 'killed' / 'finetune' / 'metrics.csv').open('a') as file:
     file.write('155,12.9,train,lo')  # the line that a kill cut off
   shutil.copytree(pair[1], tmp_path / 'broken')
-  (tmp_path / 'broken' / 'test.json').write_text('{"level": 1')
+  (tmp_path / 'broken' / 'test.json').write_text('{"target": "corine_level1"')
   (tmp_path / 'broken' / 'samples.npz').write_bytes(b'PK not a zip')
   shutil.copytree(pair[1], tmp_path / 'odd')
-  (tmp_path / 'odd' / 'test.json').write_text('{"level": 1, "classes": ["a"], "methods": {"model": {}}}')
+  (tmp_path / 'odd' / 'test.json').write_text('{"target": "corine_level1", "classes": ["a"], "methods": {"model": {}}}')
   runs = [*pair, *(tmp_path / name for name in ('killed', 'broken', 'odd', 'gone'))]
   page = Page(report.write_report(runs, tmp_path / 'report.html'))
   assert 'killed: did not finish (last heard of in finetune at step 150 of 150).' in page.words

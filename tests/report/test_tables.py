@@ -21,7 +21,7 @@ def _run(path, objective, weighted_iou, baselines=(), config=None, seed=0):
   fake_runs.write_run(path, objective=objective, config=config, seed=seed)
   methods = {'model': weighted_iou, **dict(baselines)}
   test = {
-    'level': 1,
+    'target': 'corine_level1',
     'classes': ['urban', 'water'],
     'methods': {name: metrics.method(_diagonal(value)) for name, value in methods.items()},
     'test_patches': 50,

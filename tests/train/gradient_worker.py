@@ -3,6 +3,7 @@
 python gradient_worker.py DEVICES PROCESSES PROCESS PORT OUT
 """
 
+import functools
 import os
 import sys
 
@@ -14,11 +15,12 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from deepsentinel.objectives import tile2vec  # noqa: E402
+from deepsentinel.objectives import augment, contrastive, tile2vec, vae  # noqa: E402
 from deepsentinel.train import parallel, state  # noqa: E402
 from tests.train import tiny_model  # noqa: E402
 
 EXAMPLES = 8
+STRENGTHS = augment.Curriculum(warmup_epochs=0, ramp_epochs=1)
 
 
 def main() -> None:
@@ -29,16 +31,21 @@ def main() -> None:
   # An optimiser that keeps the gradient as its state.
   keep = optax.GradientTransformation(lambda p: jax.tree.map(np.zeros_like, p), lambda g, s, p: (g, g))
   out = {}
-  for name, objective, views in (
-    ('tile2vec', tile2vec.Tile2Vec, 3),
-    ('labels', tiny_model.TinyLabels, 1),
+  vae_options = {'latent': 2, 'header_width': 8}
+  for name, objective, views, parallel_options in (
+    ('tile2vec', tile2vec.Tile2Vec, 3, {}),
+    ('triplet', functools.partial(contrastive.Contrastive, margin=1.0), 2, {'gather': parallel.gather}),
+    ('infonce', functools.partial(contrastive.Contrastive, loss='infonce'), 2, {'gather': parallel.gather}),
+    ('vae', functools.partial(vae.VAE, **vae_options), 1, {'norm': parallel.norm}),
+    ('labels', tiny_model.TinyLabels, 1, {}),
   ):
+    labels = name == 'labels'
     plain = objective(tiny_model.TinyEncoder(4))
-    module = objective(tiny_model.TinyEncoder(4, norm=parallel.norm))
-    prepare = tiny_model.prepare(labels=views == 1, sensor_dropout=0.5)
+    module = objective(tiny_model.TinyEncoder(4, norm=parallel.norm), **parallel_options)
+    prepare = tiny_model.prepare(labels=labels, sensor_dropout=0.5, curriculum=STRENGTHS if views == 2 else None)
     step = parallel.parallelise(state.train_step(module, prepare, keep))
     start = parallel.replicate(state.create(jax.device_get(tiny_model.variables(plain)), keep))
-    batch = next(tiny_model.training(EXAMPLES, views, labels=views == 1, part=own)(5))
+    batch = next(tiny_model.training(EXAMPLES, views, labels=labels, part=own)(5))
     end, metrics = parallel.unreplicate(step(start, parallel.shard(batch)))
     trees = {'gradient': end.opt_state, 'batch_stats': end.batch_stats, 'metrics': metrics}
     for path, leaf in jax.tree_util.tree_flatten_with_path(trees)[0]:

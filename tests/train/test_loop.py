@@ -101,8 +101,8 @@ def test_nan_loss_raises_and_keeps_the_last_good_checkpoint(tmp_path):
       yield batch if step + number != 3 else {**batch, 's1': np.full_like(batch['s1'], 7)}
 
   class Prepare:
-    def __call__(self, batch, step, *, train):
-      inputs = tiny_model.prepare(labels=True)(batch, step, train=train)
+    def __call__(self, batch, step, *, train, first=0):
+      inputs = tiny_model.prepare(labels=True)(batch, step, train=train, first=first)
       broken = (batch['s1'] == 7).all(axis=(1, 2, 3, 4))
       return {**inputs, 'images': inputs['images'] * jax.numpy.where(broken, np.nan, 1)[:, None, None, None, None]}
 
@@ -169,7 +169,7 @@ def test_evaluation_counts_each_pixel_once():
   counted = np.zeros((8, 32, 32), bool)
   counted[:, :, 7:] = True
   batches = [{**batch, 'count': counted} for batch in _validation()]
-  means, confusion = loop.evaluator(module, prepare, classes=5)(parallel.replicate(variables), batches, None)
+  means, confusions = loop.evaluator(module, prepare, classes=5)(parallel.replicate(variables), batches, None)
 
   label, prediction, losses = [], [], []
   for batch in batches:
@@ -181,7 +181,8 @@ def test_evaluation_counts_each_pixel_once():
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     losses.append(-np.take_along_axis(log_p[keep], label[-1][:, None], -1))
   expected = metrics_lib.confusion_matrix(np.concatenate(label), np.concatenate(prediction), 5)
-  np.testing.assert_array_equal(confusion, expected)
+  np.testing.assert_array_equal(confusions.sum(0), expected)
+  assert len(confusions) == sum(len(batch['mask']) for batch in batches)
   np.testing.assert_allclose(means['loss'], np.concatenate(losses).mean(), rtol=1e-5)
 
 

@@ -19,6 +19,11 @@ CROP_PX = 32
 CLASSES = 5
 
 
+def frozen_norm(use_running_average, name):
+  """Batch norm that always uses its running statistics."""
+  return base.BATCH_NORM(use_running_average=True, name=name)
+
+
 class TinyEncoder(base.Encoder):
   """One convolution of 16 x 16 pixels and a batch norm."""
 
@@ -75,10 +80,11 @@ def training(examples: int, views: int, *, labels: bool, part: slice = slice(Non
   return start
 
 
-def prepare(*, labels: bool, sensor_dropout: float = 0.0) -> inputs.Prepare:
+def prepare(*, labels: bool, sensor_dropout: float = 0.0, curriculum=None) -> inputs.Prepare:
   return inputs.Prepare(
     records=SPEC, bands=SPEC.bands, mean=(0.2, 0.2, 0.2, -15.0, -15.0), std=(0.1, 0.1, 0.1, 6.0, 6.0), seed=3,
-    sensor_dropout=sensor_dropout, label_lookup=legend.level_lookup(1) if labels else None,
+    sensor_dropout=sensor_dropout, curriculum=curriculum, epochs_per_step=1.0, label_field='corine',
+    label_lookup=legend.level_lookup(1) if labels else None,
   )  # fmt: skip
 
 

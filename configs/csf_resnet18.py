@@ -1,0 +1,15 @@
+"""The paper's ResNet18 with contrastive sensor fusion (CSF) pretraining, then land cover (CORINE level 1).
+
+python -m deepsentinel.main --config=configs/csf_resnet18.py --workdir=runs/csf_resnet18
+python -m deepsentinel.main --config=configs/csf_resnet18.py:small --workdir=runs/csf_resnet18_small
+"""
+
+from configs import common
+
+
+def get_config(size: str = 'paper'):
+  config = common.get_config(size)
+  config.name = 'csf_resnet18'
+  config.encoder.name = 'resnet18'
+  config.pretrain.objective = 'contrastive'
+  return config

@@ -1,0 +1,15 @@
+"""The paper's ResNet18-Attn with VAE pretraining, then land cover (CORINE level 1).
+
+python -m deepsentinel.main --config=configs/vae_resnet18attn.py --workdir=runs/vae_resnet18attn
+python -m deepsentinel.main --config=configs/vae_resnet18attn.py:small --workdir=runs/vae_resnet18attn_small
+"""
+
+from configs import common
+
+
+def get_config(size: str = 'paper'):
+  config = common.get_config(size)
+  config.name = 'vae_resnet18attn'
+  config.encoder.name = 'resnet18attn'
+  config.pretrain.objective = 'vae'
+  return config

@@ -1,0 +1,115 @@
+"""Which labelled patches a run may use: nested fractions of them, and spatial folds."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deepsentinel.data import neighbours
+
+
+def nested_order(dominant: np.ndarray, seed: int) -> np.ndarray:
+  """An order of patches whose every beginning holds the classes in about the shares of the whole.
+
+  So the first n are a stratified subset, and a smaller subset is part of every larger one.
+
+  Args:
+    dominant: integer [N], the class that covers most of each patch, -1 where nothing is labelled.
+    seed: of the draw; the same for every method that is compared.
+  Returns:
+    int64 [N], patch numbers.
+  """
+  rng = neighbours.generator(seed, 'label_fraction')
+  position = np.zeros(len(dominant))
+  for k in np.unique(dominant):
+    members = np.flatnonzero(dominant == k)
+    # The i-th of n members stands at (i + u) / n: every class is spread evenly over the whole order.
+    position[rng.permutation(members)] = (np.arange(len(members)) + rng.random()) / len(members)
+  return np.argsort(position, kind='stable')
+
+
+def first_share(order: np.ndarray, fraction: float) -> np.ndarray:
+  """int64 [n]: the first `fraction` of an order, at least one patch, in ascending numbers."""
+  return np.sort(order[: max(1, round(fraction * len(order)))])
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """One fold of a cross-validation: record numbers to train on and to validate on."""
+
+  train: np.ndarray
+  validation: np.ndarray
+
+
+def spatial_folds(table: pd.DataFrame, block: np.ndarray, folds: int, buffer_km: float, seed: int) -> list[Fold]:
+  """Folds of whole blocks, about equally many patches each; near a fold's patches none are trained on.
+
+  Args:
+    table: 'lon_deg' and 'lat_deg' of N patches.
+    block: integer [N], the block that each lies in.
+    folds: how many.
+    buffer_km: how near to a validation patch none is trained on.
+    seed: of the draw of blocks.
+  Raises:
+    ValueError: fewer blocks than folds, or a fold that leaves nothing to train on.
+  """
+  numbers, count = np.unique(block, return_counts=True)
+  if len(numbers) < folds:
+    raise ValueError(
+      f'config.finetune.folds={folds}, but the train and validation patches lie in {len(numbers)} blocks of 50 km. '
+      f'Pass --config.finetune.folds={len(numbers)} or less, or use a corpus that covers more ground.'
+    )
+  shuffled = neighbours.generator(seed, 'folds').permutation(len(numbers))
+  filled, owner = np.zeros(folds), np.zeros(len(numbers), np.int64)
+  for i in sorted(shuffled, key=lambda i: -count[i]):  # stable: blocks of one size stay shuffled
+    owner[i] = filled.argmin()
+    filled[owner[i]] += count[i]
+  fold_of = owner[np.searchsorted(numbers, block)]
+  lon, lat = table[['lon_deg', 'lat_deg']].to_numpy().T
+  made = []
+  for k in range(folds):
+    held = fold_of == k
+    keep = ~held & neighbours.exclude_near(lon, lat, lon[held], lat[held], buffer_km)
+    if not keep.any():
+      raise ValueError(
+        f'Fold {k} of config.finetune.folds={folds} leaves no patch to train on that is {buffer_km} km from its own. '
+        'Use fewer folds, or a corpus that covers more ground.'
+      )
+    made.append(Fold(np.flatnonzero(keep), np.flatnonzero(held)))
+  return made
+
+
+class Joined:
+  """Several splits of one prepared directory read as one record set, one after the other."""
+
+  def __init__(self, sets: Sequence[Any]):
+    self.sets = list(sets)
+    first = self.sets[0]
+    self.directory, self.card, self.spec, self.fields = first.directory, first.card, first.spec, first.fields
+    self.patch_px, self.labelled, self.synthetic = first.patch_px, first.labelled, first.synthetic
+    self.split = '+'.join(s.split for s in self.sets)
+    self.table = pd.concat([s.table for s in self.sets], ignore_index=True)
+    self._ends = np.cumsum([len(s) for s in self.sets])
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def read(self, field: str, index: Sequence[int] | np.ndarray) -> np.ndarray:
+    """As `RecordSet.read`."""
+    zeros = np.zeros(len(index), np.int64)
+    return self.read_crops(field, index, zeros, zeros, self.patch_px)
+
+  def read_crops(self, field: str, index, row, col, crop_px: int) -> np.ndarray:
+    """As `RecordSet.read_crops`."""
+    index, row, col = (np.asarray(v) for v in (index, row, col))
+    tensor = self.fields[field]
+    out = np.empty((len(index), crop_px, crop_px, *tensor.shape[2:]), tensor.dtype)
+    owner = np.searchsorted(self._ends, index, side='right')
+    for i, part in enumerate(self.sets):
+      mine = np.flatnonzero(owner == i)
+      if len(mine):
+        start = self._ends[i] - len(part)
+        out[mine] = part.read_crops(field, index[mine] - start, row[mine], col[mine], crop_px)
+    return out

@@ -1,0 +1,57 @@
+"""Fractions of labels and spatial folds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepsentinel.data import records, subsets
+from tests import tiny_records
+
+
+def test_fractions_are_nested_and_stratified():
+  dominant = np.repeat([0, 1, 2, -1], [100, 60, 30, 10])
+  order = subsets.nested_order(dominant, seed=3)
+  assert sorted(order) == list(range(200))
+  chosen = {f: set(subsets.first_share(order, f)) for f in (0.05, 0.25, 0.5, 1.0)}
+  assert [len(c) for c in chosen.values()] == [10, 50, 100, 200]
+  assert chosen[0.05] < chosen[0.25] < chosen[0.5] < chosen[1.0]
+  for fraction, numbers in chosen.items():
+    for k, total in ((0, 100), (1, 60), (2, 30), (-1, 10)):
+      assert abs((dominant[list(numbers)] == k).sum() - fraction * total) <= 1
+  np.testing.assert_array_equal(subsets.nested_order(dominant, seed=3), order)
+  assert (subsets.nested_order(dominant, seed=4) != order).any()
+  assert len(subsets.first_share(order, 1e-6)) == 1
+
+
+def test_folds_share_no_block_and_keep_their_distance():
+  rng = np.random.default_rng(0)
+  table = pd.DataFrame({'lon_deg': rng.uniform(10, 13, 300), 'lat_deg': rng.uniform(50, 52, 300)})
+  block = (table['lon_deg'] // 0.5).astype(int).to_numpy() * 10 + (table['lat_deg'] // 0.5).astype(int).to_numpy()
+  folds = subsets.spatial_folds(table, block, 4, 5.0, seed=1)
+  assert sorted(np.concatenate([f.validation for f in folds])) == list(range(300))
+  for fold in folds:
+    assert 40 <= len(fold.validation) <= 110
+    assert not set(block[fold.train]) & set(block[fold.validation])
+    lon, lat = table[['lon_deg', 'lat_deg']].to_numpy().T
+    near = subsets.neighbours.exclude_near(
+      lon[fold.train], lat[fold.train], lon[fold.validation], lat[fold.validation], 5.0
+    )
+    assert near.all()
+  with pytest.raises(ValueError, match=r'folds=40, but .* lie in \d+ blocks of 50 km. Pass --config.finetune.folds='):
+    subsets.spatial_folds(table, block, 40, 5.0, seed=1)
+  with pytest.raises(ValueError, match='leaves no patch to train on'):
+    subsets.spatial_folds(table, block, 2, 900.0, seed=1)
+
+
+def test_joined_splits_read_as_their_parts():
+  directory = tiny_records.tiny_records()
+  parts = [records.RecordSet(directory, split) for split in ('train', 'validation')]
+  joined = subsets.Joined(parts)
+  assert len(joined) == sum(map(len, parts)) == len(joined.table)
+  first = len(parts[0])
+  order = np.array([first, 0, len(joined) - 1, 1])
+  pixels = joined.read_crops('s2', order, np.arange(4), np.arange(4), 16)
+  for i, n in enumerate(order):
+    part, number = (parts[0], n) if n < first else (parts[1], n - first)
+    np.testing.assert_array_equal(pixels[i], part.read('s2', [number])[0, i : i + 16, i : i + 16])
+  assert joined.read('corine', [first])[0].tolist() == parts[1].read('corine', [0])[0].tolist()
