@@ -1,6 +1,8 @@
 """What a run was: where its data come from, its code, its size, its speed, and how to do it again."""
 
 import importlib
+import inspect
+import json
 import pathlib
 import shlex
 from typing import Any
@@ -185,20 +187,24 @@ def _run_command(run: Run) -> str:
   name = run.config.get('name')
   if not name:
     return ''
-  command = ['python', '-m', 'deepsentinel.main', f'--config=configs/{name}.py', f'--workdir={run.path}']
-  standard = _config_file(str(name))
+  path, standard = _config_file(str(name), str(run.config.get('size', '')))
+  command = ['python', '-m', 'deepsentinel.main', f'--config={path}', f'--workdir={run.path}']
   if standard is not None:
     changed = {key: value for key, value in run.config.items() if key in standard and standard[key] != value}
     command += [f'--config.{key}={value}' for key, value in changed.items()]
   return shlex.join(command)
 
 
-def _config_file(name: str) -> dict[str, Any] | None:
-  """configs/NAME.py as flat settings; None where there is no such file."""
-  if not name.isidentifier():
-    return None
-  try:
-    module = importlib.import_module(f'configs.{name}')
-  except ImportError:
-    return None
-  return flatten(module.get_config().to_dict()) if hasattr(module, 'get_config') else None
+def _config_file(name: str, size: str) -> tuple[str, dict[str, Any] | None]:
+  """(the config file of that name, with ':SIZE' where it takes one; its flat settings, None where there is none)."""
+  for folder in ('configs', 'configs.variants') if name.isidentifier() else ():
+    try:
+      module = importlib.import_module(f'{folder}.{name}')
+    except ImportError:
+      continue
+    path = f'{folder.replace(".", "/")}/{name}.py'
+    sized = 'size' in inspect.signature(module.get_config).parameters and size not in ('', 'paper')
+    config = module.get_config(size) if sized else module.get_config()
+    # As the run's own: what JSON makes of it.
+    return f'{path}:{size}' if sized else path, flatten(json.loads(config.to_json_best_effort()))
+  return f'configs/{name}.py', None

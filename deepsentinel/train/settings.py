@@ -146,9 +146,7 @@ def check(config: Mapping[str, Any]) -> None:
   for stage in models.STAGES:
     total_steps(config[stage]['duration'], 1, 1, f'{stage}.duration')
   if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2:
-    raise ValueError(
-      'config.pretrain.batch_size is 1; contrastive learning needs other examples as negatives: 2 or more.'
-    )
+    raise ValueError('config.pretrain.batch_size is 1; contrastive learning needs negatives: a batch of 2 or more.')
   for stage in models.STAGES:
     if flat[f'{stage}.warmup_steps'] >= (config[stage]['duration']['steps'] or float('inf')):
       raise ValueError(

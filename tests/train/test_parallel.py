@@ -56,6 +56,11 @@ def test_batch_that_does_not_divide(batch_size, devices, nearest):
   )
 
 
+def test_parts_that_do_not_divide():
+  with pytest.raises(ValueError, match=r'holds 6 examples of a batch of 12, .*accumulate=4 .* do: 1, 2, 3, 6. '):
+    parallel.check_batch_size(12, 2, key='pretrain.batch_size', parts=4)
+
+
 def test_batch_that_divides():
   parallel.check_batch_size(496, 8)
 

@@ -1,6 +1,9 @@
+import importlib
+import pathlib
+
 import pytest
 
-from configs import common, quickstart
+from configs import common, quickstart, variants
 from deepsentinel.train import settings
 
 
@@ -18,6 +21,32 @@ def _changed(**changes):
 def test_configs_are_valid():
   settings.check(common.get_config().to_dict())
   settings.check(quickstart.get_config().to_dict())
+  for objective, name in (('none', 'none'), ('vae', 'vae'), ('t2v', 'tile2vec'), ('csf', 'contrastive')):
+    for encoder in ('resnet18', 'resnet34', 'resnet18attn'):
+      for size in common.SIZES:
+        config = importlib.import_module(f'configs.{objective}_{encoder}').get_config(size)
+        settings.check(config.to_dict())
+        assert (config.name, config.size) == (f'{objective}_{encoder}', size)
+        assert (config.encoder.name, config.pretrain.objective) == (encoder, name)
+
+
+VARIANTS = sorted(path.stem for path in pathlib.Path(variants.__file__).parent.glob('[a-z]*.py'))
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_a_variant_changes_one_thing(name):
+  config = importlib.import_module(f'configs.variants.{name}').get_config('small')
+  settings.check(config.to_dict())
+  base = {'vae': 'vae', 't2v': 't2v', 'csf': 'csf'}[name[:3]]
+  plain = settings.flatten(importlib.import_module(f'configs.{base}_resnet18attn').get_config('small').to_dict())
+  changed = {key for key, value in settings.flatten(config.to_dict()).items() if plain[key] != value}
+  assert 1 <= len(changed - {'name'}) <= 2
+  assert config.name == name
+
+
+def test_an_unknown_size_is_named():
+  with pytest.raises(ValueError, match=r"Unknown size 'tiny' after the colon of --config. Known: paper, small"):
+    common.get_config('tiny')
 
 
 @pytest.mark.parametrize(
@@ -37,6 +66,17 @@ def test_configs_are_valid():
       {'pretrain__lerning_rate': 1.0},
       'Unknown config.pretrain.lerning_rate. Did you mean config.pretrain.learning_rate',
     ),
+    ({'pretrain__vae__kl_weight': -1.0}, 'config.pretrain.vae.kl_weight is -1.0; allowed: a number, 0 or more'),
+    ({'pretrain__vae__kl_wieght': 1.0}, 'Unknown config.pretrain.vae.kl_wieght. Did you mean'),
+    ({'pretrain__contrastive__loss': 'simclr'}, "loss is 'simclr'; allowed: one of triplet, infonce"),
+    ({'pretrain__contrastive__augment__jitter': 0.1}, 'augment.jitter is 0.1; allowed: two numbers from 0 to 1'),
+    ({'pretrain__contrastive__augment__shift_px': (1, 2.5)}, 'augment.shift_px is .*; allowed: two whole numbers'),
+    ({'pretrain__objective': 'contrastive', 'pretrain__batch_size': 1}, 'config.pretrain.batch_size is 1; contrastive'),
+    ({'pretrain__warmup_steps': 100}, 'config.pretrain.warmup_steps=100 leaves no step of config.pretrain.duration'),
+    ({'finetune__schedule': 'step'}, "config.finetune.schedule is 'step'; allowed: one of constant, cosine"),
+    ({'finetune__label_fraction': 0}, 'config.finetune.label_fraction is 0; allowed: a share above 0'),
+    ({'finetune__folds': 1}, 'config.finetune.folds is 1; allowed: 0, or a whole number of folds'),
+    ({'dtype': 'float16'}, "config.dtype is 'float16'; allowed: one of float32, bfloat16"),
     ({'data__bands': 'B2,VV,B3'}, 'Sentinel-2 bands come before'),
     ({'data__labelled': '', 'pretrain__objective': 'none'}, 'nothing to do'),
     (
