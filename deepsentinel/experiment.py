@@ -28,13 +28,20 @@ from deepsentinel.train import checkpoint, loop, parallel, settings
 from deepsentinel.train.trained import Trained
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, *, progress_bar: bool = True) -> pathlib.Path:
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  progress_bar: bool = True,
+  profile: bool = False,
+) -> pathlib.Path:
   """Runs an experiment to its end, from wherever an earlier call stopped.
 
   Args:
     config: see configs/common.py.
     workdir: the experiment's directory; made if it is not there.
     progress_bar: show progress.
+    profile: write a trace of a few steps of each stage.
   Returns:
     path of report.html.
   Raises:
@@ -59,9 +66,9 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, *, progr
   if data.unlabelled is not None:
     stage, realised = curriculum.pretraining(plain, data, workdir)
     journal.update({'neighbours': realised} if realised else {})
-    _train(stage, journal, progress_bar)
+    _train(stage, journal, progress_bar, profile)
   for fold in range(len(data.folds)):
-    _train(curriculum.finetuning(plain, data, workdir, fold), journal, progress_bar)
+    _train(curriculum.finetuning(plain, data, workdir, fold), journal, progress_bar, profile)
   if len(data.folds) > 1:
     journal.update({'cross_validation': cross_validation(journal['stages'])})
   elif data.labelled and plain['evaluation']['test'] and not (workdir / 'test.json').exists():
@@ -160,11 +167,11 @@ def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
   }
 
 
-def _train(stage: loop.Stage, journal: Journal, progress_bar: bool) -> None:
+def _train(stage: loop.Stage, journal: Journal, progress_bar: bool, profile: bool) -> None:
   """Trains a stage unless it is finished and its model still there, and notes how it ended."""
   if journal['stages'].get(stage.name, {}).get('status') == 'finished' and _is_whole(stage.directory):
     return
-  outcome = loop.train(stage, progress_bar=progress_bar)
+  outcome = loop.train(stage, progress_bar=progress_bar, profile=profile)
   trained = checkpoint.load_trained(stage.directory)
   parameters = {group: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
                 for group, tree in trained.variables['params'].items()}  # fmt: skip

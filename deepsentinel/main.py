@@ -20,6 +20,7 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'Directory of the experiment; defa
 _COORDINATOR = flags.DEFINE_string('coordinator', '', "HOST:PORT of process 0 of several, or 'auto' under Slurm.")
 _PROCESSES = flags.DEFINE_integer('processes', 0, 'Number of processes.', lower_bound=0)
 _PROCESS = flags.DEFINE_integer('process', -1, 'Number of this process, from 0.')
+_PROFILE = flags.DEFINE_bool('profile', False, "Write a JAX trace of a few steps to each stage's profile/.")
 _PROGRESS = flags.DEFINE_bool('progress', True, 'Show progress bars.')
 
 
@@ -31,7 +32,7 @@ def main(_: list[str]) -> None:
   config = _CONFIG.value
   parallel.initialise(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / config.name)
-  experiment.run(config, workdir, progress_bar=_PROGRESS.value)
+  experiment.run(config, workdir, progress_bar=_PROGRESS.value, profile=_PROFILE.value)
 
 
 if __name__ == '__main__':

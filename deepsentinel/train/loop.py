@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 import tqdm
@@ -126,8 +127,13 @@ class _StopRequest:
       signal.signal(number, handler)
 
 
-def train(stage: Stage, *, progress_bar: bool = True) -> Outcome:
+def train(stage: Stage, *, progress_bar: bool = True, profile: bool = False) -> Outcome:
   """Trains a stage from its newest checkpoint, or from the start, to its end.
+
+  Args:
+    stage: what to train.
+    progress_bar: show progress.
+    profile: write a trace of a few steps to the stage's profile/, for TensorBoard or Perfetto.
 
   Raises:
     NotFiniteError: the loss or the gradient is NaN or infinite; the last good checkpoint remains.
@@ -136,9 +142,37 @@ def train(stage: Stage, *, progress_bar: bool = True) -> Outcome:
   parallel.check_batch_size(stage.batch_size, key=f'{stage.section}.batch_size', parts=stage.accumulate)
   checkpoints = checkpoint.Checkpoints(stage.directory / 'checkpoints', stage.about, stage.keep)
   try:
-    return _Training(stage, checkpoints).run(progress_bar)
+    return _Training(stage, checkpoints).run(progress_bar, profile)
   finally:
     checkpoints.close()
+
+
+class _Profile:
+  """Traces some steps of training, after those that compile."""
+
+  first, last = 3, 8  # counted from the first of this process
+
+  def __init__(self, directory: pathlib.Path, enabled: bool):
+    self._directory, self._enabled = directory, enabled
+    self._steps, self._running = 0, False
+
+  def __enter__(self):
+    return self
+
+  def after_step(self) -> None:
+    """To be called when a step was started."""
+    self._steps += 1
+    if self._enabled and self._steps == self.first:
+      jax.profiler.start_trace(str(self._directory))
+      self._running = True
+    if self._steps == self.last:
+      self.__exit__()
+
+  def __exit__(self, *error):
+    if self._running:
+      jax.profiler.stop_trace()
+      self._running = False
+      tqdm.tqdm.write(f'Trace in {self._directory}: `tensorboard --logdir={self._directory}`, or Perfetto.')
 
 
 class _Training:
@@ -165,16 +199,17 @@ class _Training:
       return False
     return self.stage.epoch(self.step) - self.best['epoch'] >= self.stage.patience_epochs
 
-  def run(self, progress_bar: bool) -> Outcome:
+  def run(self, progress_bar: bool, profile: bool = False) -> Outcome:
     stage = self.stage
     try:
       if self.step < stage.total_steps and not self.stopped_early:
-        self._steps(progress_bar)
+        with _Profile(stage.directory / 'profile', profile and parallel.is_chief()) as trace:
+          self._steps(progress_bar, trace)
       return Outcome(self.step, self.best, self.log.seconds, self.step < stage.total_steps)
     finally:
       self.log.close()
 
-  def _steps(self, progress_bar: bool) -> None:
+  def _steps(self, progress_bar: bool, trace: '_Profile') -> None:
     stage = self.stage
     take_step = parallel.parallelise(
       state_lib.train_step(
@@ -199,6 +234,7 @@ class _Training:
         if unread is not None:
           self._account(*unread)
         self.step += 1
+        trace.after_step()
         unread = (self.step, metrics)
         bar.update(1)
 
@@ -213,7 +249,10 @@ class _Training:
         if log_due:
           now = time.monotonic()
           rate = (self.step - logged_step) * patches * parallel.process_count() / max(now - logged_at, 1e-9)
-          bar.set_postfix_str(f'loss {_mean(self.pending["loss"]):.4g}, {rate:.0f} patches/s', refresh=False)
+          left = (stage.save_every - self.step % stage.save_every) * patches * parallel.process_count() / rate
+          bar.set_postfix_str(
+            f'loss {_mean(self.pending["loss"]):.4g}, {rate:.0f} patches/s, checkpoint in {left:.0f} s', refresh=False
+          )
           self._log_training(rate)
         if validation_due:
           save_due |= self._validate(progress_bar)

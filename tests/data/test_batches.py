@@ -114,6 +114,19 @@ def test_pair_without_sampler_is_two_crops_of_one_patch(records):
   assert (batch['index'][:, 0] == batch['index'][:, 1]).all()
 
 
+def test_the_second_crop_lies_within_the_shift_of_its_step(records):
+  for step, batch in enumerate(take(records, 60, views='pair', batch_size=8, shift_px=lambda step: step // 20)):
+    apart = np.abs(np.stack([np.diff(batch[axis], axis=1) for axis in ('row', 'col')]))
+    assert apart.max() <= step // 20
+    assert (batch['row'] >= 0).all()
+    assert (batch['row'] <= 8).all()
+    if step >= 20:
+      assert apart.max() > 0
+  whole = take(records, 1, views='pair', batch_size=8)[0]
+  shifted = take(records, 1, views='pair', batch_size=8, shift_px=lambda step: 4.0)[0]
+  np.testing.assert_array_equal(whole['row'][:, 0], shifted['row'][:, 0])  # the first crop is the same draw
+
+
 def test_labelled_brings_the_labels_of_the_crop():
   records = MemoryRecords(count=4, labelled=True)
   (batch,) = take(records, 1, views='labelled')

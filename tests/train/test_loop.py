@@ -186,6 +186,12 @@ def test_evaluation_counts_each_pixel_once():
   np.testing.assert_allclose(means['loss'], np.concatenate(losses).mean(), rtol=1e-5)
 
 
+def test_a_profile_holds_a_trace(tmp_path):
+  stage = tiny_model.stage(tmp_path / 'a', total_steps=6)
+  loop.train(stage, progress_bar=False, profile=True)
+  assert list((stage.directory / 'profile').rglob('*.xplane.pb'))
+
+
 def test_batch_must_divide(tmp_path):
   with pytest.raises(ValueError, match='Batch size 6 does not divide over 4 devices; nearest that do: 4, 8'):
     loop.train(tiny_model.stage(tmp_path, batch_size=6), progress_bar=False)
