@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import composites, legend
-from deepsentinel.report import facts, figures, places, tables
+from deepsentinel.report import facts, figures, grid, places, tables
+from deepsentinel.report import runs as runs_lib
 from deepsentinel.report.runs import Run, read_run
 
 _MOST_SAMPLES = 8
@@ -43,17 +44,17 @@ def write_report(
   """Writes the report on one or more run directories.
 
   Args:
-    runs: run directories, finished or not; an unfinished or missing one is named in the report.
+    runs: run directories or folders of them, finished or not; an unfinished or missing one is named in the report.
     out: the HTML file to write.
     embedding: folder of an embedding map, with embedding.png; shown if given.
   Returns:
-    The path written.
+    The path written. Beside it lie the same name with .md, Table 9 of the runs, and .csv, every run's scores.
   Raises:
     ValueError: not one of the directories holds a run.
   """
   if not runs:
     raise ValueError('No run given. Usage: python -m deepsentinel.report RUN... --out=report.html')
-  loaded = [read_run(path) for path in dict.fromkeys(map(pathlib.Path, runs))]
+  loaded = [read_run(path) for path in dict.fromkeys(p for run in runs for p in run_directories(run))]
   if not any(run.config or run.experiment or run.metrics or run.test for run in loaded):
     found = '; '.join(f'{run.path}: {run.problem}' for run in loaded)
     raise ValueError(
@@ -65,10 +66,23 @@ def write_report(
     raise ValueError(f'--out={out} is a folder; name a file in it, e.g. --out={out / "report.html"}.')
   page = _template().render(**_content(loaded, pathlib.Path(embedding) if embedding else None))
   out.parent.mkdir(parents=True, exist_ok=True)
-  partial = out.with_name(out.name + '.partial')
-  partial.write_text(page, encoding='utf-8')
-  partial.replace(out)
+  for path, text in (
+    (out.with_suffix('.md'), grid.markdown(loaded, facts.banner(loaded)[1])),
+    (out.with_suffix('.csv'), grid.as_csv(loaded)),
+    (out, page),
+  ):
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(text, encoding='utf-8')
+    partial.replace(path)
   return out
+
+
+def run_directories(path: str | os.PathLike) -> list[pathlib.Path]:
+  """The directory itself, or the runs in it where it is the folder of a grid."""
+  path = pathlib.Path(path)
+  if (path / 'config.json').exists() or not path.is_dir():
+    return [path]
+  return sorted(p.parent for pattern in ('*', 'runs/*') for p in path.glob(f'{pattern}/config.json')) or [path]
 
 
 def _template():
@@ -98,6 +112,9 @@ def _content(runs: list[Run], embedding: pathlib.Path | None) -> dict[str, Any]:
     'best': {key: tables.best(comparison, key) for key in ('weighted_iou', 'macro_iou', 'overall_accuracy')},
     'best_class': [tables.best(comparison, 'iou', k) for k in range(len(comparison.classes))],
     'class_share': comparison.methods[0].scores.get('reference_share') if comparison.methods else None,
+    'grid': grid.tables(runs) if grid.worth_a_table(runs) else [],
+    'grid_legend': grid.LEGEND,
+    'names': {**runs_lib.OBJECTIVES, **runs_lib.ENCODERS},
     'class_hex': [_hex(rgb) for rgb in target.colours],
     'target': target.title,
     'unlabelled_hex': _hex(composites.UNLABELLED_RGB),
