@@ -283,7 +283,7 @@ def main(_: list[str]) -> None:
 
 
 def define_flags() -> None:
-  flags.DEFINE_list('configs', [], 'Files of configurations.')
+  flags.DEFINE_list('configs', None, 'Files of configurations.')
   flags.DEFINE_string('size', '', "What follows the colon of --config, e.g. 'small'.")
   flags.DEFINE_list('seeds', ['0'], 'Seeds.')
   flags.DEFINE_list('fractions', ['1'], 'Fractions of the labels, each in (0, 1].')
