@@ -1,0 +1,299 @@
+"""A grid of experiments, configs x seeds x label fractions: planned, run on free slots, resumed by the same command.
+
+    python launch/grid.py --configs=configs/none_resnet18.py,configs/t2v_resnet18.py --size=small --seeds=0,1,2 \
+      --fractions=0.05,0.25,1 --out=runs/grid
+
+Of each config with an objective and each seed the run with the largest fraction pretrains, and the others fine-tune its
+encoder. OUT/grid.json lists the runs, OUT/runs/NAME holds each, OUT/logs/NAME.log what it said.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from tqdm import tqdm
+
+from deepsentinel import commandline, provenance
+
+# Keys that the grid sets itself, and the flag to give instead.
+_OWN_KEYS = {'seed': '--seeds', 'finetune.label_fraction': '--fractions', 'pretrain.from_checkpoint': 'no flag'}
+
+
+class Run(NamedTuple):
+  """One experiment of the grid: `command` makes `workdir`; `depends_on` names the run that pretrains for it, or ''."""
+
+  name: str
+  workdir: str
+  command: list[str]
+  depends_on: str = ''
+
+  @property
+  def finished(self) -> bool:
+    try:
+      return json.loads(pathlib.Path(self.workdir, 'experiment.json').read_text())['status'] == 'finished'
+    except (FileNotFoundError, ValueError, KeyError):
+      return False
+
+
+class Outcome(NamedTuple):
+  """How a run ended: 'finished', 'failed' or 'skipped'; `code` is its exit code, None where it was not started."""
+
+  state: str
+  code: int | None = None
+  reason: str = ''
+
+
+def plan(
+  configs: Sequence[str], size: str, seeds: Sequence[str], fractions: Sequence[str], out: str, settings: Sequence[str]
+) -> list[Run]:
+  """The runs of a grid, those that pretrain before those that use them.
+
+  Args:
+    configs: files of configurations.
+    size: what follows the colon of --config; '' for nothing.
+    seeds: whole numbers, as text.
+    fractions: of the labels, in (0, 1], as text.
+    out: directory of the grid.
+    settings: KEY=VALUE of the configuration, for every run.
+  Returns:
+    a list of Run.
+  Raises:
+    ValueError: a file that is no configuration, a seed or a fraction out of range, an unknown key, a name given twice.
+  """
+  for flag, values in (('configs', configs), ('seeds', seeds), ('fractions', fractions)):
+    if not values:
+      raise ValueError(f'--{flag} names none. Give at least one, with commas between.')
+  shares = sorted((_fraction(text) for text in fractions), reverse=True)
+  wrong = [text for text in seeds if not text.isdecimal()]
+  if wrong:
+    raise ValueError(f'--seeds has {wrong[0]!r}; a seed is a whole number from 0.')
+  pairs = [_setting(text) for text in settings]
+  runs: list[Run] = []
+  for file in configs:
+    config = _load(file, size)
+    for key, _ in pairs:
+      _value(config, key, file)
+    objective = dict(pairs).get('pretrain.objective', _value(config, 'pretrain.objective', file))
+    for seed in map(int, seeds):
+      first = ''
+      for share in shares:
+        name = f'{pathlib.Path(file).stem}_seed{seed}_fraction{share!r}'
+        workdir = f'{out}/runs/{name}'
+        command = ['python', '-m', 'deepsentinel.main', f'--config={file}{":" if size else ""}{size}']
+        command += [f'--workdir={workdir}', f'--config.seed={seed}', f'--config.finetune.label_fraction={share!r}']
+        command += [f'--config.{key}={value}' for key, value in pairs]
+        command += [f'--config.pretrain.from_checkpoint={out}/runs/{first}'] if first else []
+        runs.append(Run(name, workdir, [*command, '--noprogress'], first))
+        first = first or (name if objective != 'none' else '')
+  name, times = collections.Counter(run.name for run in runs).most_common(1)[0]
+  if times > 1:
+    raise ValueError(f'{times} runs would be named {name}. Give each seed, fraction and config file name once.')
+  return runs
+
+
+def _fraction(text: str) -> float:
+  with contextlib.suppress(ValueError):
+    if 0 < float(text) <= 1:
+      return float(text)
+  raise ValueError(f'--fractions has {text!r}; a fraction of the labels is a number above 0 and at most 1.')
+
+
+def _setting(text: str) -> tuple[str, str]:
+  key, equals, value = text.partition('=')
+  if not equals:
+    raise ValueError(f'--set={text} has no value. Give --set=KEY=VALUE, e.g. --set=finetune.learning_rate=1e-3.')
+  if key in _OWN_KEYS:
+    raise ValueError(f'--set={text}: the grid chooses {key} itself. Leave it out ({_OWN_KEYS[key]} sets it).')
+  return key, value
+
+
+def _load(file: str, size: str) -> dict[str, Any]:
+  """The configuration of a file, as a plain dict."""
+  if not pathlib.Path(file).is_file():
+    raise ValueError(f'--configs names {file}, which is not there. Pass files such as those in configs/.')
+  try:
+    return runpy.run_path(file)['get_config'](*([size] if size else [])).to_dict()
+  except Exception as error:  # whatever the code of a config raises
+    given = f' with --size={size}' if size else ''
+    raise ValueError(
+      f'{file} is no configuration{given} ({type(error).__name__}: {commandline.sentence(error)}). Pass files with '
+      'get_config(size), such as those in configs/.'
+    ) from error
+
+
+def _value(config: dict[str, Any], key: str, file: str) -> Any:
+  value: Any = config
+  for part in key.split('.'):
+    value = value.get(part) if isinstance(value, dict) else None
+  if value is None or isinstance(value, dict):
+    raise ValueError(f'{file} has no value {key}. configs/common.py lists every key that --set can change.')
+  return value
+
+
+def write_plan(runs: Sequence[Run], path: pathlib.Path) -> None:
+  """Writes grid.json, or checks the one that is there; ValueError that names the difference if it is of other runs."""
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return provenance.write_json(path, [run._asdict() for run in runs])
+  try:
+    there = {run['name']: run['command'] for run in json.loads(path.read_text())}
+  except (ValueError, TypeError, KeyError) as error:
+    raise ValueError(f'{path} is damaged or of something else. Choose another --out.') from error
+  here = {run.name: run.command for run in runs}
+  lines = [f'{name}: only {"there" if name in there else "here"}' for name in sorted({*there} ^ {*here})]
+  for name in (name for name in here if name in there and there[name] != here[name]):
+    a, b = there[name], here[name]
+    gone, new = (' '.join(x for x in p if x not in q) or 'nothing' for p, q in ((a, b), (b, a)))
+    lines.append(f'{name}: {gone} there, {new} here')
+  if lines:
+    more = f'; and {len(lines) - 1} more' if len(lines) > 1 else ''
+    raise ValueError(
+      f'{path.parent} holds a grid of other runs ({lines[0]}{more}). Choose another --out, or give the flags it was '
+      'begun with to go on.'
+    )
+
+
+def lock(path: pathlib.Path) -> int:
+  """A file descriptor that keeps the grid ours while we, or runs that inherit it, live; ValueError if it is taken."""
+  number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+  try:
+    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    raise ValueError(f'{path.parent} is in use by a grid or a run of one. Wait for it, or end it.') from error
+  return number
+
+
+class _Child(NamedTuple):
+  run: Run
+  process: subprocess.Popen
+  slot: str
+  log_start: int  # byte of the log where this call's part begins
+
+
+def execute(runs: Sequence[Run], logs: pathlib.Path, slots: Sequence[str], lock_fd: int) -> dict[str, Outcome]:
+  """Runs what is not finished, one run per free slot.
+
+  Args:
+    runs: see `plan`.
+    logs: folder of NAME.log, which are appended to.
+    slots: a CUDA_VISIBLE_DEVICES each, or '' to leave it as it is.
+    lock_fd: see `lock`.
+  Returns:
+    outcome of each run by its name.
+  Raises:
+    KeyboardInterrupt: after a Ctrl-C or SIGTERM, when the children have saved and ended; a second one kills them.
+  """
+  logs.mkdir(parents=True, exist_ok=True)
+  outcomes = {run.name: Outcome('finished', reason='before') for run in runs if run.finished}
+  free, children, signals = list(slots), list[_Child](), list[int]()
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda caught, _: signals.append(caught))
+  with tqdm(total=len(runs), initial=len(outcomes), desc='runs', unit='run', file=sys.stderr, disable=None) as bar:
+    while len(outcomes) < len(runs) or children:
+      for child in [c for c in children if c.process.poll() is not None]:
+        children.remove(child)
+        free.append(child.slot)
+        outcomes[child.run.name] = _outcome(child, logs)
+      if signals:
+        _stop(children, signals)
+        raise KeyboardInterrupt
+      begun = {*outcomes, *(child.run.name for child in children)}
+      for run in (run for run in runs if run.name not in begun):
+        before = outcomes.get(run.depends_on)
+        if before and before.state != 'finished':
+          outcomes[run.name] = Outcome('skipped', reason=f'{run.depends_on}, which pretrains for it, {before.state}')
+        elif free and (before or not run.depends_on):
+          children.append(_start(run, logs, free.pop(0), lock_fd))
+      bar.set_postfix_str(', '.join(child.run.name for child in children), refresh=False)
+      bar.update(len(outcomes) - bar.n)
+      time.sleep(0.1 if children else 0)
+  return outcomes
+
+
+def _start(run: Run, logs: pathlib.Path, slot: str, lock_fd: int) -> _Child:
+  environment = {**os.environ, **({'CUDA_VISIBLE_DEVICES': slot} if slot else {})}
+  with (logs / f'{run.name}.log').open('ab') as log:
+    start = log.tell()
+    # A session of its own: a Ctrl-C in the terminal reaches only the grid, which passes it on once.
+    process = subprocess.Popen(
+      [sys.executable, *run.command[1:]], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+      env=environment, start_new_session=True, pass_fds=[lock_fd],
+    )  # fmt: skip
+  return _Child(run, process, slot, start)
+
+
+def _outcome(child: _Child, logs: pathlib.Path) -> Outcome:
+  code = child.process.returncode
+  if code == 0:
+    return Outcome('finished', 0)
+  said = (logs / f'{child.run.name}.log').read_bytes()[child.log_start :].decode(errors='replace')
+  lines = [line for line in said.splitlines() if line.strip()]
+  errors = [line for line in lines if line.startswith('error: ')] or lines or ['(it said nothing)']
+  return Outcome('failed', code, errors[-1])
+
+
+def _stop(children: Sequence[_Child], signals: Sequence[int]) -> None:
+  """Ends the children: SIGTERM, on which they save a checkpoint, and SIGKILL at a second signal."""
+  for child in children:
+    child.process.terminate()
+  while running := [child for child in children if child.process.poll() is None]:
+    for child in running if len(signals) > 1 else ():
+      child.process.kill()
+    time.sleep(0.1)
+
+
+def table(runs: Sequence[Run], outcomes: dict[str, Outcome], logs: pathlib.Path) -> str:
+  """A line per run: state, name and exit code; of a failed one also the reason and the log, of a skipped one why."""
+  width = max(len(run.name) for run in runs)
+  lines = [f'{"state":8}  {"run":{width}}  exit  reason']
+  for run in runs:
+    end = outcomes[run.name]
+    reason = f'{end.reason}  ({logs / run.name}.log)' if end.state == 'failed' else end.reason
+    lines.append(f'{end.state:8}  {run.name:{width}}  {"-" if end.code is None else end.code:>4}  {reason}'.rstrip())
+  states = [end.state for end in outcomes.values()]
+  return '\n'.join([*lines, ', '.join(f'{states.count(s)} {s}' for s in ('finished', 'failed', 'skipped'))])
+
+
+def main(_: list[str]) -> None:
+  given = flags.FLAGS
+  runs = plan(given.configs, given.size, given.seeds, given.fractions, given.out.rstrip('/'), given.set)
+  slots = [gpus for gpus in given.gpus.split(';') if gpus] or [''] * given.jobs
+  if given.gpus and given['jobs'].present:
+    raise ValueError('--gpus and --jobs are both given. With --gpus there is a run per set of GPUs: leave --jobs out.')
+  if given.dry_run:
+    return print('\n'.join(shlex.join(run.command) for run in runs))
+  out = pathlib.Path(given.out)
+  write_plan(runs, out / 'grid.json')
+  outcomes = execute(runs, out / 'logs', slots, lock(out / 'grid.lock'))
+  print(table(runs, outcomes, out / 'logs'))
+  if any(end.state != 'finished' for end in outcomes.values()):
+    sys.exit(1)
+
+
+def define_flags() -> None:
+  flags.DEFINE_list('configs', None, 'Files of configurations.')
+  flags.DEFINE_string('size', '', "What follows the colon of --config, e.g. 'small'.")
+  flags.DEFINE_list('seeds', ['0'], 'Seeds.')
+  flags.DEFINE_list('fractions', ['1'], 'Fractions of the labels, each in (0, 1].')
+  flags.DEFINE_string('out', None, 'Directory of the grid.')
+  flags.DEFINE_multi_string('set', [], 'KEY=VALUE of the configuration, for every run; may be given several times.')
+  flags.DEFINE_integer('jobs', 1, 'Runs at a time.', lower_bound=1)
+  flags.DEFINE_string('gpus', '', "Sets of GPUs, a run on each at a time, e.g. '0,1;2,3'.")
+  flags.DEFINE_bool('dry_run', False, 'Print the commands and end.')
+
+
+if __name__ == '__main__':
+  define_flags()
+  commandline.run(main, required=['configs', 'out'], resumes=True)

@@ -1,0 +1,137 @@
+"""The grid of experiments: its plan, and a tiny one that is really run, with a run that fails."""
+
+import json
+
+import pytest
+
+from launch import grid
+from tests import commands, tiny_records
+
+T2V, NONE = 'configs/t2v_resnet18.py', 'configs/none_resnet18.py'
+
+
+def plan(configs=(NONE, T2V), size='small', seeds=('0', '1'), fractions=('0.25', '1'), settings=()):
+  return grid.plan(configs, size, seeds, fractions, 'OUT', settings)
+
+
+def test_the_largest_fraction_pretrains_for_the_others():
+  runs = {run.name: run for run in plan(fractions=('0.05', '1', '0.25'))}
+  assert len(runs) == 2 * 2 * 3
+  for seed in '01':
+    first = f't2v_resnet18_seed{seed}_fraction1.0'
+    assert runs[first].depends_on == ''
+    assert not any('from_checkpoint' in flag for flag in runs[first].command)
+    for fraction in ('0.05', '0.25'):
+      run = runs[f't2v_resnet18_seed{seed}_fraction{fraction}']
+      assert run.depends_on == first
+      assert f'--config.pretrain.from_checkpoint={runs[first].workdir}' in run.command
+  assert not any(run.depends_on for run in runs.values() if run.name.startswith('none'))
+
+
+def test_command_of_a_run():
+  (run,) = plan([T2V], seeds=['3'], fractions=['0.5'], settings=['finetune.learning_rate=1e-3'])
+  assert run.command == [
+    'python', '-m', 'deepsentinel.main', f'--config={T2V}:small',
+    '--workdir=OUT/runs/t2v_resnet18_seed3_fraction0.5', '--config.seed=3', '--config.finetune.label_fraction=0.5',
+    '--config.finetune.learning_rate=1e-3', '--noprogress',
+  ]  # fmt: skip
+
+
+def test_an_objective_that_is_set_decides_what_is_shared():
+  assert not any(run.depends_on for run in plan([T2V], settings=['pretrain.objective=none']))
+  assert sum(bool(run.depends_on) for run in plan([NONE], settings=['pretrain.objective=tile2vec'])) == 2
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'configs': ['configs/absent.py']}, r'configs/absent.py, which is not there. Pass files'),
+    ({'size': 'tiny'}, r"Unknown size 'tiny'"),
+    ({'configs': ['configs/quickstart.py']}, r'no configuration with --size=small'),
+    ({'fractions': ['0']}, r"'0'; a fraction .* above 0 and at most 1"),
+    ({'fractions': ['1.5']}, r"'1.5'; a fraction"),
+    ({'fractions': ['half']}, r"'half'; a fraction"),
+    ({'fractions': []}, r'--fractions names none'),
+    ({'seeds': ['-1']}, r"'-1'; a seed is a whole number"),
+    ({'fractions': ['0.5', '0.50']}, r'2 runs would be named .*_fraction0.5'),
+    ({'configs': [T2V, T2V]}, r'runs would be named t2v'),
+    ({'settings': ['finetune.learningrate=1']}, r'no value finetune.learningrate. configs/common.py lists'),
+    ({'settings': ['finetune=1']}, r'no value finetune'),
+    ({'settings': ['seed=1']}, r'the grid chooses seed itself'),
+    ({'settings': ['finetune.learning_rate']}, r'has no value. Give --set=KEY=VALUE'),
+  ],
+)
+def test_wrong_input_is_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    plan(**change)
+
+
+def test_a_directory_of_another_grid_is_refused(tmp_path):
+  path = tmp_path / 'grid.json'
+  grid.write_plan(plan(), path)
+  grid.write_plan(plan(), path)
+  with pytest.raises(ValueError, match=r'other runs \(none_resnet18_seed2_fraction0.25: only here; and'):
+    grid.write_plan(plan(seeds=['0', '1', '2']), path)
+  with pytest.raises(ValueError, match=r'nothing there, --config.encoder.width=8 here'):
+    grid.write_plan(plan(settings=['encoder.width=8']), path)
+
+
+def test_a_taken_grid_is_refused(tmp_path):
+  grid.lock(tmp_path / 'grid.lock')
+  with pytest.raises(ValueError, match='in use by a grid'):
+    grid.lock(tmp_path / 'grid.lock')
+
+
+_CONFIG = """
+from configs import {base}
+
+
+def get_config():
+  config = {base}.get_config('small')
+  config.data.labelled = {labelled!r}
+  config.data.unlabelled = {unlabelled!r}
+  return config
+"""
+_SETTINGS = {
+  'data.crop_px': 32, 'encoder.width': 8, 'pretrain.batch_size': 4, 'pretrain.duration.steps': 2,
+  'pretrain.tile2vec.max_distance_km': 10, 'finetune.batch_size': 4, 'finetune.duration.steps': 2,
+  'finetune.validate_every_steps': 2, 'evaluation.batch_size': 4, 'evaluation.sample_patches': 1,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_grid_with_a_run_that_fails_ends_and_resumes(tmp_path):
+  labelled, unlabelled = (str(tiny_records.tiny_records(labelled=x)) for x in (True, False))
+  files = {
+    'none': ('none_resnet18', labelled), 'tile2vec': ('t2v_resnet18', labelled), 'absent': ('t2v_resnet18', '/absent'),
+  }  # fmt: skip
+  for name, (base, records) in files.items():
+    text = _CONFIG.format(base=base, labelled=records, unlabelled=unlabelled)
+    (tmp_path / f'{name}.py').write_text(text)
+  out = tmp_path / 'grid'
+  arguments = [
+    'launch.grid', '--configs=' + ','.join(str(tmp_path / f'{name}.py') for name in files), '--fractions=0.5,1',
+    '--jobs=2', f'--out={out}', *(f'--set={key}={value}' for key, value in _SETTINGS.items()),
+  ]  # fmt: skip
+  end = commands.run(*arguments)
+  states = {line.split()[1]: line.split()[0] for line in end.out.splitlines()[1:-1]}
+  assert states == {
+    'none_seed0_fraction1.0': 'finished', 'none_seed0_fraction0.5': 'finished',
+    'tile2vec_seed0_fraction1.0': 'finished', 'tile2vec_seed0_fraction0.5': 'finished',
+    'absent_seed0_fraction1.0': 'failed', 'absent_seed0_fraction0.5': 'skipped',
+  }, end.out  # fmt: skip
+  assert end.code == 1
+  failed = next(line for line in end.out.splitlines() if line.startswith('failed'))
+  assert failed.split()[2] == '1'
+  assert 'error: ' in failed
+  assert '/absent' in failed
+  assert failed.endswith(f'({out}/logs/absent_seed0_fraction1.0.log)')
+  assert 'absent_seed0_fraction1.0, which pretrains for it, failed' in end.out
+  assert not (out / 'runs/tile2vec_seed0_fraction0.5/pretrain').exists()
+  assert [run['name'] for run in json.loads((out / 'grid.json').read_text())] == list(states)
+
+  logs = {name: (out / f'logs/{name}.log').read_text() for name, s in states.items() if s == 'finished'}
+  again = commands.run(*arguments)
+  assert again.code == 1
+  assert again.out.splitlines()[-1] == '4 finished, 1 failed, 1 skipped'
+  assert logs == {name: (out / f'logs/{name}.log').read_text() for name in logs}
