@@ -23,12 +23,22 @@ BIN = pathlib.Path(sys.executable).parent
 SMALL = {
   'deepsentinel.corpus': ['--config.patches=24', '--config.patch_px=64'],
   'deepsentinel.main': [
-    '--config.encoder.width=8', '--config.data.crop_px=32', '--config.pretrain.batch_size=4',
-    '--config.finetune.batch_size=4', '--config.evaluation.batch_size=8', '--config.pretrain.duration.epochs=0',
-    '--config.finetune.duration.epochs=0', '--config.pretrain.duration.steps=4', '--config.finetune.duration.steps=4',
+    '--config.encoder.width=8',
+    '--config.data.crop_px=32',
+    '--config.pretrain.batch_size=4',
+    '--config.finetune.batch_size=4',
+    '--config.evaluation.batch_size=8',
+    '--config.pretrain.duration.epochs=0',
+    '--config.finetune.duration.epochs=0',
+    '--config.pretrain.duration.steps=4',
+    '--config.finetune.duration.steps=4',
   ],
   'deepsentinel.embed': ['--bounds=12.20,52.30,12.22,52.31'],
-}  # fmt: skip
+}
+SMALL['launch/grid.py'] = [
+  '--configs=configs/none_resnet18.py', '--seeds=0', '--fractions=1',
+  *(flag.replace('--config.', '--set=') for flag in SMALL['deepsentinel.main']),
+]  # fmt: skip
 # What a line says when there is nothing left to do, or what it leaves: seen in its output.
 SAYS = {
   'deepsentinel.corpus': 'Next: DEEPSENTINEL_CORPUS=',
@@ -36,6 +46,7 @@ SAYS = {
   'deepsentinel.describe': '11,621,570',
   'deepsentinel.embed': 'embedding.tif',
   'deepsentinel.report': 'open it in a browser',
+  'launch/grid.py': '1 finished, 0 failed',
   'tfds': 'dataset_size',
 }
 # Run by other means: the first is this very run, the second tests/test_real_data.py.
@@ -58,7 +69,7 @@ def typed(section: str) -> list[str]:
 
 
 def program(command: list[str]) -> str:
-  return command[2] if command[0] == 'python' else command[0]
+  return command[1 + (command[1] == '-m')] if command[0] == 'python' else command[0]
 
 
 def run(command: list[str], cwd: pathlib.Path) -> str:
@@ -80,7 +91,7 @@ def quickstart(tmp_path_factory) -> pathlib.Path:
   out = tmp_path_factory.mktemp('a newcomer') / 'quick start'
   make = ['make', '--old-file=.venv/installed', f'OUT={out}', 'SIZE=tiny', 'quickstart']
   run(make, ROOT)
-  for folder in ('configs', 'tfds_builders'):
+  for folder in ('configs', 'tfds_builders', 'launch'):
     (out / folder).symlink_to(ROOT / folder)
   return out
 
@@ -107,6 +118,7 @@ def test_quickstart_leaves_everything(quickstart):
     'Sample a corpus',
     'Package it as TFRecords',
     'Pretrain, fine-tune, test',
+    'Run a grid of experiments',
     'See the architecture',
     'Embed an area',
     'Write a report',
