@@ -55,7 +55,7 @@ TRIALS = [
   training('two durations at once', '--config.pretrain.duration.epochs=1', 'exactly one of steps, epochs and examples',
            'found epochs=1.0, examples=0, steps=2'),
   training('no duration', '--config.finetune.duration.steps=0', 'exactly one of steps', 'steps=0'),
-  training('unknown objective', '--config.pretrain.objective=tile2vek', "objective 'tile2vek'. Known: none, contrastive, tile2vec, vae",
+  training('unknown objective', '--config.pretrain.objective=tile2vek', 'Known: none, contrastive, tile2vec, vae',
            "Did you mean 'tile2vec'?"),
   training('unknown band', '--config.data.bands=B2,B10', "Unknown band(s) ['B10']. Known: B1, B2"),
   training('crop no multiple of 16', '--config.data.crop_px=40', 'crop_px is 40; allowed: a multiple of 16 pixels'),
