@@ -31,7 +31,7 @@ real-data: .venv/installed ## the main job on the real samples in DEEPSENTINEL_D
 	PATH="$$PWD/$(BIN):$$PATH" bash launch/real_data.sh runs/real_data
 
 test: .venv/installed-test lint ## everything CI checks
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-test ## ruff and mypy
 	$(BIN)/ruff check .

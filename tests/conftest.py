@@ -29,3 +29,11 @@ def real_data() -> pathlib.Path:
   if not (path / 'README.md').exists():
     pytest.skip(f'real sample data not found at {path}; set DEEPSENTINEL_DATA to its folder')
   return path
+
+
+# Files that take minutes: begun first, so that no process ends the suite alone with one of them.
+_LONGEST = ('test_readme.py', 'test_interrupted.py', 'test_grid.py', 'test_main.py', 'test_real_data.py')
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
