@@ -16,20 +16,19 @@ def class_counts(
   records, target: legend.Target, *, index: np.ndarray | None = None, progress: bool = True
 ) -> np.ndarray:
   """Labelled pixels per class of a target, int64 [K], over the records `index` (default: all) of a RecordSet."""
-  lookup, counts = target.lookup, np.zeros(len(target.lookup), np.int64)
+  return patch_class_counts(records, target, index=index, progress=progress).sum(0)
+
+
+def patch_class_counts(
+  records, target: legend.Target, *, index: np.ndarray | None = None, progress: bool = True
+) -> np.ndarray:
+  """Labelled pixels per patch and class of a target, int64 [N, K], in the order of `index` (default: all records)."""
+  counts = []
   for batch in _batches(records, index, progress, 'counting labels'):
-    counts += np.bincount(records.read(target.field, batch).reshape(-1), minlength=len(lookup))
-  return np.bincount(lookup[lookup >= 0], counts[lookup >= 0], len(target.classes)).astype(np.int64)
-
-
-def patch_class_counts(records, target: legend.Target, *, progress: bool = True) -> np.ndarray:
-  """Labelled pixels per patch and class of a target, int64 [N, K]."""
-  counts = np.zeros((len(records), len(target.classes)), np.int64)
-  for batch in _batches(records, None, progress, 'counting labels'):
-    labels = target.lookup[records.read(target.field, batch)].reshape(len(batch), -1)
-    for number, row in zip(batch, labels, strict=True):
-      counts[number] = np.bincount(row[row >= 0], minlength=counts.shape[1])
-  return counts
+    for stored in records.read(target.field, batch):
+      label = target.lookup[stored].reshape(-1)
+      counts.append(np.bincount(label[label >= 0], minlength=len(target.classes)))
+  return np.array(counts, np.int64).reshape(-1, len(target.classes))
 
 
 def majority(train_counts: np.ndarray, test_counts: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def _content(runs: list[Run], embedding: pathlib.Path | None) -> dict[str, Any]:
     'comparison': comparison,
     'ranked': tables.ranked(comparison),
     'colours': colours,
-    'best': {key: tables.best(comparison, key) for key in ('weighted_iou', 'macro_iou', 'overall_accuracy')},
+    'best': {key: tables.best(comparison, key) for key in grid.METRICS},
     'best_class': [tables.best(comparison, 'iou', k) for k in range(len(comparison.classes))],
     'class_share': comparison.methods[0].scores.get('reference_share') if comparison.methods else None,
     'grid': grid.tables(runs) if grid.worth_a_table(runs) else [],

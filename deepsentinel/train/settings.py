@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepsentinel import legend, registry, sensors
+from deepsentinel.objectives import contrastive, tile2vec
 from deepsentinel.train import models, optimizers
 
 STRIDE_PX = 16  # the encoders halve four times
@@ -76,11 +77,11 @@ _RULES: dict[str, Rule] = {
   'pretrain.vae.kl_weight': _NOT_NEGATIVE,
   'pretrain.vae.sample': _BOOL,
   'pretrain.tile2vec.margin': _NOT_NEGATIVE,
-  'pretrain.tile2vec.pooling': _one_of('mean', 'cell'),
+  'pretrain.tile2vec.pooling': _one_of(*tile2vec.POOLINGS),
   'pretrain.tile2vec.neighbour': _one_of('near', 'literal', 'uniform', 'other_acquisition', 'same_patch'),
   'pretrain.tile2vec.neighbour_scale_km': (lambda v: v == 'auto' or _POSITIVE[0](v), "'auto' or a number above 0"),
   'pretrain.tile2vec.max_distance_km': _POSITIVE,
-  'pretrain.contrastive.loss': _one_of('triplet', 'infonce'),
+  'pretrain.contrastive.loss': _one_of(*contrastive.LOSSES),
   'pretrain.contrastive.margin': _NOT_NEGATIVE,
   'pretrain.contrastive.temperature': _POSITIVE,
   'pretrain.contrastive.augment.warmup_epochs': _NOT_NEGATIVE,
@@ -145,14 +146,13 @@ def check(config: Mapping[str, Any]) -> None:
     _check_objective(flat['pretrain.objective'])
   for stage in models.STAGES:
     total_steps(config[stage]['duration'], 1, 1, f'{stage}.duration')
-  if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2:
-    raise ValueError('config.pretrain.batch_size is 1; contrastive learning needs negatives: a batch of 2 or more.')
-  for stage in models.STAGES:
     if flat[f'{stage}.warmup_steps'] >= (config[stage]['duration']['steps'] or float('inf')):
       raise ValueError(
         f'config.{stage}.warmup_steps={flat[f"{stage}.warmup_steps"]} leaves no step of '
         f'config.{stage}.duration.steps={config[stage]["duration"]["steps"]}.'
       )
+  if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2:
+    raise ValueError('config.pretrain.batch_size is 1; contrastive learning needs negatives: a batch of 2 or more.')
   if flat['data.bands']:
     sensors.SensorSpec(band_list(flat['data.bands']))
   if not flat['data.labelled'] and flat['pretrain.objective'] == 'none':
