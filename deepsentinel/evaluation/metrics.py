@@ -6,6 +6,7 @@ cannot depend on how pixels were batched.
 
 import numpy as np
 
+SCORES = ('weighted_iou', 'macro_iou', 'overall_accuracy')
 IGNORED = -1  # class number of a pixel without label: in neither loss nor score
 
 
@@ -55,30 +56,46 @@ def scores(confusion: np.ndarray) -> dict:
     raise ValueError(f'A confusion matrix is square; found shape {confusion.shape}.')
   if (confusion < 0).any():
     raise ValueError(f'A confusion matrix counts pixels; found {confusion.min()}.')
-  confusion = confusion.astype(np.float64)
-  reference, predicted, right = confusion.sum(1), confusion.sum(0), np.diagonal(confusion)
-  total = reference.sum()
-  union = reference + predicted - right
-  iou = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
-  if total == 0:
-    nothing = [None] * len(right)
-    return {
-      'iou': nothing,
-      'weighted_iou': None,
-      'macro_iou': None,
-      'overall_accuracy': None,
-      'reference_share': nothing,
-      'pixels': 0,
-    }
-  share = reference / total
+  if confusion.sum() == 0:
+    nothing = [None] * len(confusion)
+    return {'iou': nothing, **dict.fromkeys(SCORES), 'reference_share': nothing, 'pixels': 0}
+  values = rates(confusion)
   return {
-    'iou': [None if np.isnan(v) else float(v) for v in iou],
-    'weighted_iou': float(np.sum(share[reference > 0] * iou[reference > 0])),
-    'macro_iou': float(np.nanmean(iou)),
-    'overall_accuracy': float(right.sum() / total),
-    'reference_share': share.tolist(),
-    'pixels': int(total),
+    'iou': [None if np.isnan(v) else float(v) for v in values['iou']],
+    **{name: float(values[name]) for name in SCORES},
+    'reference_share': values['reference_share'].tolist(),
+    'pixels': int(confusion.sum()),
   }
+
+
+def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
+  """The scores of many confusion matrices at once.
+
+  Args:
+    confusion: [..., K, K], rows = reference; of one split each.
+  Returns:
+    weighted_iou, macro_iou, overall_accuracy: float64 [...], NaN for a matrix without a pixel.
+    iou, reference_share: float64 [..., K]; an IoU is NaN for a class absent from reference and prediction.
+  """
+  confusion = np.asarray(confusion, np.float64)
+  reference, predicted = confusion.sum(-1), confusion.sum(-2)
+  right = np.diagonal(confusion, axis1=-2, axis2=-1)
+  union, total = reference + predicted - right, reference.sum(-1)
+  iou, share = _ratio(right, union), _ratio(reference, total[..., None])
+  known = np.where(union > 0, iou, 0)
+  return {
+    'weighted_iou': np.sum(share * known, -1),
+    'macro_iou': _ratio(known.sum(-1), (union > 0).sum(-1)),
+    'overall_accuracy': _ratio(right.sum(-1), total),
+    'iou': iou,
+    'reference_share': share,
+  }
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """a / b, NaN where b is 0."""
+  a, b = np.broadcast_arrays(a, b)
+  return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
 
 
 def method(confusion: np.ndarray, **facts) -> dict:

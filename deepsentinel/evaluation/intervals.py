@@ -1,0 +1,108 @@
+"""How far a score would move had other places been tested: a bootstrap over spatial blocks of test patches.
+
+Patches of one block are alike (one landscape, often one scene) and the pixels of a patch all the more, so blocks are
+drawn, never pixels: a block comes with all its patches. Every run on a test split gets the same draws, so a difference
+of two runs is resampled in pairs. The interval covers which places were tested; it knows nothing of the training's
+seed, whose interval is the t-interval over seeds.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepsentinel.evaluation import metrics
+
+RESAMPLES = 1000
+MIN_BLOCKS = 10  # below it, percentiles of a bootstrap are too narrow to be shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """95 % of the resampled values; of a share, not in per cent."""
+
+  low: float
+  high: float
+
+  @property
+  def decided(self) -> bool:
+    """Whether 0 lies outside."""
+    return self.low > 0 or self.high < 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+  """One run's scores on redrawn test splits.
+
+  Attributes:
+    places: (patch id, block) of every patch, sorted; what two runs must share to be compared.
+    scores: metrics.SCORES -> float64 [R]; {} where there are none.
+    reason: why there are none, as the end of a sentence; '' if there are.
+  """
+
+  places: tuple[tuple[str, int], ...] = ()
+  scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  reason: str = ''
+
+
+def resample(
+  id: Sequence[str], block: np.ndarray, confusion: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Resampled:
+  """Scores of as many blocks as there are, drawn with replacement, again and again.
+
+  Args:
+    id: N patch ids.
+    block: int [N], the spatial block of each patch.
+    confusion: int [N, K, K], confusion matrix of each patch, rows = reference.
+    resamples: R.
+    seed: of the draws.
+  Returns:
+    Resampled; without scores if fewer than MIN_BLOCKS blocks have a labelled pixel.
+  Raises:
+    ValueError: lengths or shapes that do not fit.
+  """
+  block, confusion = np.asarray(block), np.asarray(confusion, np.float64)
+  if confusion.ndim != 3 or confusion.shape[1] != confusion.shape[2] or not len(id) == len(block) == len(confusion):
+    raise ValueError(
+      f'{len(id)} patch ids, {len(block)} blocks and confusion matrices {confusion.shape}: one of each is needed for '
+      'every patch, [N], [N] and [N, K, K].'
+    )
+  places = tuple(sorted(zip(map(str, id), map(int, block), strict=True)))
+  numbers, position = np.unique(block, return_inverse=True)
+  pooled = np.zeros((len(numbers), *confusion.shape[1:]))  # [blocks, K, K]
+  np.add.at(pooled, position, confusion)
+  pooled = pooled[pooled.any((1, 2))]
+  count = len(pooled)
+  if count < MIN_BLOCKS:
+    plural = '' if count == 1 else 's'
+    return Resampled(places, reason=f'its test patches lie in {count} block{plural}; it takes {MIN_BLOCKS}')
+  draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)  # [R, blocks]
+  drawn = (draws @ pooled.reshape(count, -1)).reshape(resamples, *pooled.shape[1:])  # [R, K, K]
+  values = metrics.rates(drawn)
+  return Resampled(places, {name: values[name] for name in metrics.SCORES})
+
+
+def of_score(runs: Sequence[Resampled], metric: str) -> tuple[Interval | None, str]:
+  """Interval of the mean score over runs that differ in their seed; (None, why) where there is none."""
+  reason = _obstacle(runs)
+  return (None, reason) if reason else (_percentiles([run.scores[metric] for run in runs]), '')
+
+
+def of_gain(pairs: Sequence[tuple[Resampled, Resampled]], metric: str) -> tuple[Interval | None, str]:
+  """Interval of the mean of first minus second over pairs of runs; (None, why) where there is none."""
+  reason = _obstacle([run for pair in pairs for run in pair])
+  return (None, reason) if reason else (_percentiles([a.scores[metric] - b.scores[metric] for a, b in pairs]), '')
+
+
+def _obstacle(runs: Sequence[Resampled]) -> str:
+  """Why the runs cannot be averaged draw by draw; '' if they can."""
+  if not runs:
+    return 'there is no run'
+  if reason := next((run.reason for run in runs if run.reason), ''):
+    return reason
+  return '' if len({run.places for run in runs}) == 1 else 'the runs were tested on different patches'
+
+
+def _percentiles(values: Sequence[np.ndarray]) -> Interval:
+  low, high = np.percentile(np.mean(values, 0), [2.5, 97.5])
+  return Interval(float(low), float(high))
