@@ -1,10 +1,12 @@
 """What a run was: where its data come from, its code, its size, its speed, and how to do it again."""
 
+import dataclasses
 import importlib
 import inspect
 import json
 import pathlib
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,15 +38,39 @@ def nodata_share(runs: list[Run]) -> float | None:
   return next((run.test['nodata_share'] for run in runs if run.test and run.test.get('nodata_share') is not None), None)
 
 
-def rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
-  """(name, value per run) of everything known about the runs, the most asked first; rows without any value left out."""
-  known = [_known(run) for run in runs]
-  rest = [_rest(run) for run in runs]
-  table = []
-  for facts in (known, rest):
-    for name in dict.fromkeys(key for fact in facts for key in fact):
-      table.append((name, [fact.get(name, '–') for fact in facts]))
-  return table
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What is known of the runs.
+
+  Attributes:
+    shared: (name, value) of what all of them have alike; () where each is shown by itself.
+    heads: of the columns of `rows`, without the first.
+    rows: (name, values): a fact per row and a run per column or, for many runs, the other way round.
+  """
+
+  shared: tuple[tuple[str, str], ...]
+  heads: tuple[str, ...]
+  rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def table(runs: list[Run], by_run: bool) -> Facts:
+  """Everything known about the runs, the most asked first; what no run has is left out.
+
+  Args:
+    runs: all, unfinished ones included.
+    by_run: a row per run, for many, after what they have in common.
+  """
+  found = [_known(run) for run in runs]
+  found = [{**known, **_rest(run)} for known, run in zip(found, runs, strict=True)]
+  names = list(dict.fromkeys([*(n for f in [_known(r) for r in runs] for n in f), *(n for f in found for n in f)]))
+  columns = {name: tuple(fact.get(name, '–') for fact in found) for name in names}
+  run_names = tuple(run.name for run in runs)
+  if not by_run:
+    return Facts((), run_names, tuple(columns.items()))
+  values = {name: {v for v in column if v != '–'} for name, column in columns.items()}
+  shared = tuple((name, next(iter(values[name]))) for name in names if len(values[name]) == 1)
+  own = [name for name in names if len(values[name]) > 1 and name != 'directory']
+  return Facts(shared, tuple(own), tuple(zip(run_names, zip(*(columns[n] for n in own), strict=True), strict=True)))
 
 
 def _known(run: Run) -> dict[str, str]:
@@ -143,18 +169,47 @@ def realised_neighbours(run: Run) -> dict[str, float]:
   return {}
 
 
-def commands(runs: list[Run], embedding: pathlib.Path | None) -> list[str]:
-  """Shell commands that make this report again: code, records, runs, report."""
+def commands(runs: list[Run], given: Sequence[str], embedding: pathlib.Path | None) -> list[str]:
+  """Shell commands that make this report again: code, records, runs (a grid by its one command), report.
+
+  Args:
+    runs: all that were read.
+    given: the paths that the report was asked for: runs or folders of them.
+    embedding: folder of the embedding map.
+  """
   lines = []
   commits = {str(run.experiment['git_commit']) for run in runs if run.experiment.get('git_commit')}
   if len(commits) == 1:
     commit, changes, _ = commits.pop().partition('+')
     lines.append(f'git checkout {commit}' + ('  # and the uncommitted changes it had' if changes else ''))
   lines += dict.fromkeys(command for run in runs for command in _record_commands(run))
-  lines += [command for run in runs if (command := _run_command(run))]
-  report = ['python', '-m', 'deepsentinel.report', *(str(run.path) for run in runs), '--out=report.html']
+  grids = {folder: command for folder in given if (command := _grid_command(pathlib.Path(folder)))}
+  lines += grids.values()
+  inside = [pathlib.Path(folder) / 'runs' for folder in grids]
+  lines += [command for run in runs if run.path.parent not in inside and (command := _run_command(run))]
+  report = ['python', '-m', 'deepsentinel.report', *given, '--out=report.html']
   lines.append(shlex.join([*report, *([f'--embedding={embedding}'] if embedding else [])]))
   return lines
+
+
+def _grid_command(folder: pathlib.Path) -> str:
+  """The command of launch/grid.py whose plan lies in the folder; '' where there is none to be read."""
+  try:
+    given = [[part.partition('=')[::2] for part in run['command'] if part.startswith('--config')]
+             for run in json.loads((folder / 'grid.json').read_text())]  # fmt: skip
+  except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    return ''
+  values: dict[str, dict[str, None]] = {}
+  for key, value in (pair for run in given for pair in run):
+    values.setdefault(key.removeprefix('--config').removeprefix('.'), {})[value] = None
+  files = [value.partition(':') for value in values.pop('', {})]
+  values.pop('pretrain.from_checkpoint', None)
+  command = ['python', 'launch/grid.py', f'--configs={",".join(dict.fromkeys(file for file, _, _ in files))}']
+  command += [f'--size={size}' for size in dict.fromkeys(size for _, _, size in files) if size]
+  for key, flag in (('seed', 'seeds'), ('finetune.label_fraction', 'fractions')):
+    command += [f'--{flag}={",".join(values.pop(key))}'] if key in values else []
+  command += [f'--set={key}={value}' for key, several in values.items() for value in several]
+  return shlex.join([*command, f'--out={folder}'])
 
 
 def _record_commands(run: Run) -> list[str]:

@@ -10,6 +10,8 @@ import numpy as np
 # Okabe and Ito's palette: told apart with any colour vision. Baselines are greys, so that runs stand out.
 RUN_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 BASELINE_COLOURS = ('#6B7280', '#B8BEC8', '#8E97A4')
+# Of methods that differ in their pretraining, the same in every picture.
+OBJECTIVE_COLOURS = {'none': '#3B4554', 'vae': '#E69F00', 'tile2vec': '#0072B2', 'contrastive': '#CC79A7'}
 SPLIT_COLOURS = {
   'train': '#0072B2',
   'validation': '#E69F00',
@@ -77,34 +79,80 @@ def picture(pixels: np.ndarray, at_least_px: int = 128) -> bytes:
   return buffer.getvalue()
 
 
+Bars = tuple[str, str, Sequence[float | None], Sequence[float | None]]
+
+
 @_styled
-def class_iou(classes: Sequence[str], methods: Sequence[tuple[str, str, Sequence[float | None]]]) -> bytes:
+def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', top: float = 1.0) -> bytes:
   """Horizontal bars of IoU per class.
 
   Args:
     classes: K names.
-    methods: (label, colour, IoU per class with None for no such class), first on top.
+    methods: (label, colour, IoU per class with None for no such class, half of its interval or None), first on top.
+    title: of one of several panels, whose legend is elsewhere and which share their scale; '' for a chart of its own.
+    top: end of the scale where there is a title.
   """
   many = len(classes) > 12
   bar, gap = (0.07, 0.06) if many else (0.2, 0.18)
-  figure, axis = _figure(8.4, 1.1 + len(classes) * (len(methods) * bar + gap))
+  width = 8.4 if not title else 5.6 if many else 4.2
+  figure, axis = _figure(width, 1.1 + len(classes) * (len(methods) * bar + gap))
   height = 0.82 / max(1, len(methods))
-  for row, (label, colour, iou) in enumerate(methods):
+  for row, (label, colour, iou, half_widths) in enumerate(methods):
     y = np.arange(len(classes)) + (row - (len(methods) - 1) / 2) * height
     values = [100 * v if v is not None else 0 for v in iou]
+    spread = [100 * (v or 0) for v in half_widths]
     axis.barh(y, values, height * 0.9, color=colour, label=label)
+    if any(spread):
+      axis.errorbar(values, y, xerr=spread, fmt='none', ecolor=INK, elinewidth=0.7 if many else 1.1, alpha=0.75)
     if not many:
-      for position, value, known in zip(y, values, iou, strict=True):
+      for position, value, half, known in zip(y, values, spread, iou, strict=True):
         text = f'{value:.1f}' if known is not None else '–'
-        axis.text(value + 0.8, position, text, va='center', fontsize=8, color=MUTED)
+        axis.text(value + half + 0.8, position, text, va='center', fontsize=8, color=MUTED)
   axis.set_yticks(np.arange(len(classes)), [_short(c, 34) for c in classes], color=INK, fontsize=8 if many else 10)
   axis.set_ylim(len(classes) - 0.5, -0.5)
-  axis.set_xlim(0, None if many else 100)
+  axis.set_xlim(0, 100 * top if title else None if many else 100)
   axis.set_xlabel('IoU, %')
   axis.grid(axis='y', visible=False)
   axis.tick_params(axis='y', length=0)
-  longest = max(len(label) for label, _, _ in methods)
-  figure.legend(loc='outside upper left', ncols=max(1, min(len(methods), 100 // (longest + 6))), fontsize=9)
+  if title:
+    axis.set_title(title)
+  else:
+    longest = max(len(label) for label, *_ in methods)
+    figure.legend(loc='outside upper left', ncols=max(1, min(len(methods), 100 // (longest + 6))), fontsize=9)
+  return _png(figure)
+
+
+Line = tuple[str, str, Sequence[float], Sequence[float], Sequence[float | None]]
+
+
+@_styled
+def by_fraction(title: str, lines: Sequence[Line], references: Sequence[Line], ylim: tuple[float, float]) -> bytes:
+  """Score over the share of the labels, on a logarithmic scale.
+
+  Args:
+    title: of the panel.
+    lines: (label, colour, fractions, scores, half of their intervals or None), a line with bars each.
+    references: the same without intervals, drawn thin and dashed.
+    ylim: in per cent.
+  """
+  figure, axis = _figure(4.2, 3.7)
+  fractions = sorted({x for _, _, xs, _, _ in lines for x in xs})
+  for position, (label, colour, xs, ys, half_widths) in enumerate(lines):
+    # Side by side, so that bars do not hide each other.
+    x = np.array(xs) * 1.05 ** (position - (len(lines) - 1) / 2)
+    y, spread = 100 * np.array(ys), [100 * (v or 0) for v in half_widths]
+    axis.errorbar(x, y, spread, color=colour, label=label, marker='o', markersize=5, linewidth=1.9, elinewidth=1.2,
+                  capsize=2.5)  # fmt: skip
+  for _, colour, xs, ys, _ in references:
+    axis.plot(xs, 100 * np.array(ys), color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+  axis.set_xscale('log')
+  axis.set_xticks(fractions, [f'{100 * x:g}' for x in fractions])
+  axis.minorticks_off()
+  axis.set_xlim(fractions[0] / 1.3, fractions[-1] * 1.3)
+  axis.set_ylim(*ylim)
+  axis.set_xlabel('share of the labels, %')
+  axis.set_ylabel('class-weighted IoU, %')
+  axis.set_title(title)
   return _png(figure)
 
 
@@ -144,28 +192,39 @@ def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
 
 
 @_styled
-def curves(title: str, ylabel: str, lines: Sequence[tuple[str, str, str, np.ndarray, np.ndarray]]) -> bytes:
+def curves(
+  title: str, ylabel: str, lines: Sequence[tuple[str, str, str, np.ndarray, np.ndarray]], **options: Any
+) -> bytes:
   """Curves over training steps.
 
   Args:
     title, ylabel: words.
-    lines: (label, colour, 'solid' | 'dashed' | 'faint', steps, values); a faint line has no entry in the legend.
+    lines: (label, colour, 'solid' | 'dashed' | 'dotted' | 'marked' | 'faint' | 'band', steps, values); of a band the
+      values are [2, N], low and high. Faint lines and bands have no entry in the legend.
+    options: legend=False draws none; ylim=(low, high).
   """
   figure, axis = _figure(4.7, 3.3)
+  looks: dict[str, dict[str, Any]] = {
+    'solid': {'linewidth': 1.8},
+    'dashed': {'linewidth': 1.8, 'linestyle': (0, (5, 2))},
+    'dotted': {'linewidth': 1.8, 'linestyle': (0, (1, 1.4))},
+    'marked': {'linewidth': 1.6, 'linestyle': (0, (4, 2)), 'marker': 'o', 'markersize': 3.2},
+    'faint': {'linewidth': 0.8, 'alpha': 0.3},
+  }
   for label, colour, style, steps, values in lines:
-    looks: dict[str, dict[str, Any]] = {
-      'solid': {'linewidth': 1.8},
-      'dashed': {'linewidth': 1.6, 'linestyle': (0, (4, 2)), 'marker': 'o', 'markersize': 3.2},
-      'faint': {'linewidth': 0.8, 'alpha': 0.3},
-    }
+    if style == 'band':
+      axis.fill_between(steps, *values, color=colour, alpha=0.16, linewidth=0)
+      continue
     look = looks[style] | ({'marker': 'o'} if len(steps) == 1 else {})
     axis.plot(steps, values, color=colour, label=None if style == 'faint' else label, **look)
   axis.set_title(title)
   axis.set_xlabel('step')
   axis.set_ylabel(ylabel)
   axis.margins(x=0.02)
-  # Below the axes: over them it would hide the end of the curves, which is what one looks for.
-  figure.legend(loc='outside lower left', fontsize=8, ncols=2, handlelength=2.6)
+  axis.set_ylim(*options.get('ylim', (None, None)))
+  if options.get('legend', True):
+    # Below the axes: over them it would hide the end of the curves, which is what one looks for.
+    figure.legend(loc='outside lower left', fontsize=8, ncols=2, handlelength=2.6)
   return _png(figure)
 
 

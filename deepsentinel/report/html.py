@@ -1,8 +1,8 @@
 """One self-contained HTML page from run directories: no script, no request, readable on a phone."""
 
-import base64
-import dataclasses
+import contextlib
 import importlib.resources
+import json
 import os
 import pathlib
 import time
@@ -12,30 +12,13 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import composites, legend
-from deepsentinel.report import facts, figures, grid, places, tables
+from deepsentinel.report import facts, figures, findings, grid, grid_page, methods, pictures, places, tables
 from deepsentinel.report import runs as runs_lib
+from deepsentinel.report.pictures import Picture
 from deepsentinel.report.runs import Run, read_run
 
 _MOST_SAMPLES = 8
 MOST_COLUMNS = 8  # a longer class list gets a table of its own, below the scores
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-  """A picture in the page: a data URI, its description for those who do not see it, and what to read under it."""
-
-  uri: str
-  alt: str
-  caption: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-  """One test patch of the panel, and the numbers of the classes to be seen in it."""
-
-  id: str
-  pictures: tuple[Picture, ...]
-  classes: frozenset[int]
 
 
 def write_report(
@@ -64,10 +47,15 @@ def write_report(
   out = pathlib.Path(out)
   if out.is_dir():
     raise ValueError(f'--out={out} is a folder; name a file in it, e.g. --out={out / "report.html"}.')
-  page = _template().render(**_content(loaded, pathlib.Path(embedding) if embedding else None))
+  gridded = methods.collect(loaded)
+  content = _content(loaded, gridded, [str(run) for run in runs], pathlib.Path(embedding) if embedding else None)
+  page = _template().render(**content)
   out.parent.mkdir(parents=True, exist_ok=True)
   for path, text in (
-    (out.with_suffix('.md'), grid.markdown(loaded, facts.banner(loaded)[1])),
+    (
+      out.with_suffix('.md'),
+      grid.markdown(gridded, content['banner'][1], (content['verdict'].headline, *content['verdict'].sentences)),
+    ),
     (out.with_suffix('.csv'), grid.as_csv(loaded)),
     (out, page),
   ):
@@ -78,11 +66,15 @@ def write_report(
 
 
 def run_directories(path: str | os.PathLike) -> list[pathlib.Path]:
-  """The directory itself, or the runs in it where it is the folder of a grid."""
+  """The directory itself, or the runs in it where it is the folder of a grid, those that are only planned included."""
   path = pathlib.Path(path)
   if (path / 'config.json').exists() or not path.is_dir():
     return [path]
-  return sorted(p.parent for pattern in ('*', 'runs/*') for p in path.glob(f'{pattern}/config.json')) or [path]
+  found = {p.parent for pattern in ('*', 'runs/*') for p in path.glob(f'{pattern}/config.json')}
+  # Without a plan, or with a damaged one, the runs are there all the same.
+  with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    found |= {path / 'runs' / str(run['name']) for run in json.loads((path / 'grid.json').read_text())}
+  return sorted(found) or [path]
 
 
 def _template():
@@ -96,46 +88,66 @@ def _template():
   return environment.from_string(source)
 
 
-def _content(runs: list[Run], embedding: pathlib.Path | None) -> dict[str, Any]:
-  comparison = tables.compare(runs)
-  labels = tables.labels(runs)
+def _content(
+  runs: list[Run], gridded: methods.Grid, given: list[str], embedding: pathlib.Path | None
+) -> dict[str, Any]:
+  by_method = bool(gridded.runs) and grid.worth_methods(runs)
+  comparison = grid_page.comparison(gridded, gridded.slices[0]) if by_method else tables.compare(runs)
   target = _target(comparison)
-  colours = method_colours(labels, comparison)
-  samples = _samples(runs, labels, target)
+  parts = grid_page.content(gridded, runs, target) if by_method else _content_of_runs(runs, comparison, target)
+  unfinished = [run for run in runs if run.problem]
   return {
-    'title': f'DeepSentinel report: {", ".join(run.name for run in runs)}',
+    'title': f'DeepSentinel report: {", ".join(pathlib.Path(path).name or path for path in given)}',
     'banner': facts.banner(runs),
-    'verdict': tables.verdict(comparison, runs),
+    'verdict': findings.verdict(gridded, runs) if by_method else tables.verdict(comparison, runs),
+    'by_method': by_method,
     'comparison': comparison,
-    'ranked': tables.ranked(comparison),
-    'colours': colours,
-    'best': {key: tables.best(comparison, key) for key in grid.METRICS},
+    'compared': gridded.slices[0].title if by_method else '',
+    'best': {key: tables.best(comparison, key) for key in methods.METRICS},
     'best_class': [tables.best(comparison, 'iou', k) for k in range(len(comparison.classes))],
     'class_share': comparison.methods[0].scores.get('reference_share') if comparison.methods else None,
-    'grid': grid.tables(runs) if grid.worth_a_table(runs) else [],
+    'grid': grid.tables(gridded) if grid.worth_a_table(runs) else [],
     'grid_legend': grid.LEGEND,
+    'paper_parameters': grid.PAPER_PARAMETERS,
+    'metrics': methods.METRICS,
     'names': {**runs_lib.OBJECTIVES, **runs_lib.ENCODERS},
     'class_hex': [_hex(rgb) for rgb in target.colours],
     'target': target.title,
     'unlabelled_hex': _hex(composites.UNLABELLED_RGB),
-    'unfinished': [(label, run) for run, label in zip(runs, labels, strict=True) if run.problem],
-    'notes': [(run.name, note) for run in runs for note in run.notes],
+    'unfinished': unfinished,
+    'notes': [f'{run.name}: {note}' for run in runs for note in run.notes] + list(gridded.left_out),
     'nodata_share': facts.nodata_share(runs),
-    'class_chart': _class_chart(comparison, colours),
     'confusion_charts': _confusion_charts(comparison),
-    'training_charts': _training_charts(runs, labels, colours),
-    'samples': samples,
-    'seen': set[int]().union(*(sample.classes for sample in samples)),
+    'seen': set[int]().union(*(sample.classes for sample in parts['samples'])),
     'most_columns': MOST_COLUMNS,
-    'corpora': places.describe(runs, _uri),
+    'corpora': places.describe(runs),
     'embedding': _embedding(embedding),
-    'facts': facts.rows(runs),
-    'run_names': [run.name for run in runs],
-    'differences': tables.config_differences(runs),
+    'facts': facts.table(runs, by_run=by_method),
     'configured': [run.name for run in runs if run.config],
-    'commands': facts.commands(runs, embedding),
+    'differences': tables.config_differences(runs),
+    'commands': facts.commands(runs, given, embedding),
     'written': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
+    **parts,
   }
+
+
+def _content_of_runs(runs: list[Run], comparison: tables.Comparison, target: legend.Target) -> dict[str, Any]:
+  """The parts that show each run by itself."""
+  labels = tables.labels(runs)
+  colours = method_colours(labels, comparison)
+  charts = _training_charts(runs, labels, colours)
+  return {
+    'ranked': tables.ranked(comparison),
+    'colours': colours,
+    'class_charts': _class_charts(comparison, colours),
+    'training': [('', _CURVES, charts)] if charts else [],
+    'samples': pictures.samples([('', list(zip(labels, runs, strict=True)))], target, _MOST_SAMPLES),
+  }
+
+
+_CURVES = (
+  'Faint lines are single logged steps, full lines their running mean; dashed lines with dots are the validation split.'
+)
 
 
 def method_colours(labels: list[str], comparison: tables.Comparison) -> dict[str, str]:
@@ -146,10 +158,6 @@ def method_colours(labels: list[str], comparison: tables.Comparison) -> dict[str
 
 def _hex(rgb: Sequence[int]) -> str:
   return '#' + ''.join(f'{int(v):02x}' for v in rgb)
-
-
-def _uri(png: bytes) -> str:
-  return 'data:image/png;base64,' + base64.b64encode(png).decode('ascii')
 
 
 def _target(comparison: tables.Comparison) -> legend.Target:
@@ -166,34 +174,35 @@ def _drawn_classes(comparison: tables.Comparison) -> list[int]:
   return [k for k in range(len(comparison.classes)) if len(comparison.classes) <= MOST_COLUMNS or occurs[k]]
 
 
-def _class_chart(comparison: tables.Comparison, colours: dict[str, str]) -> Picture | None:
+def _class_charts(comparison: tables.Comparison, colours: dict[str, str]) -> list[Picture]:
   if not comparison.methods:
-    return None
+    return []
   drawn = _drawn_classes(comparison)
-  methods = [(m.label, colours[m.label], [m.scores['iou'][k] for k in drawn]) for m in comparison.methods]
-  png = figures.class_iou([comparison.classes[k] for k in drawn], methods)
-  return Picture(_uri(png), 'Bar chart of the IoU of each class, per method')
+  bars = [(m.label, colours[m.label], [m.scores['iou'][k] for k in drawn], [None] * len(drawn))
+          for m in comparison.methods]  # fmt: skip
+  png = figures.class_iou([comparison.classes[k] for k in drawn], bars)
+  return [pictures.chart(png, 'Bar chart of the IoU of each class, per method')]
 
 
 def _confusion_charts(comparison: tables.Comparison) -> list[Picture]:
-  pictures = []
+  made = []
   for m in comparison.methods:
     if m.label == tables.BASELINES['majority']:
       continue  # one full column: nothing to see
     drawn = _drawn_classes(comparison)
     matrix = np.array(m.scores['confusion'])[np.ix_(drawn, drawn)]
     png = figures.confusion([comparison.classes[k] for k in drawn], matrix, m.label)
-    pictures.append(Picture(_uri(png), f'Confusion matrix of {m.label}, rows in per cent'))
-  return pictures
+    made.append(pictures.chart(png, f'Confusion matrix of {m.label}, rows in per cent'))
+  return made
 
 
 def _training_charts(runs: list[Run], labels: list[str], colours: dict[str, str]) -> list[Picture]:
   """Loss over steps per stage and, where it was logged, validation IoU."""
-  pictures = []
+  made = []
   for stage, title in (('pretrain', 'Pretraining loss'), ('finetune', 'Fine-tuning loss, land cover')):
     lines: list[tuple] = []
     for run, label in zip(runs, labels, strict=True):
-      for split, style in (('train', 'solid'), ('validation', 'dashed')):
+      for split, style in (('train', 'solid'), ('validation', 'marked')):
         rows = run.series(stage, 'loss', split)
         steps, values = rows['step'].to_numpy(float), rows['value'].to_numpy(float)
         if not len(steps):
@@ -203,49 +212,16 @@ def _training_charts(runs: list[Run], labels: list[str], colours: dict[str, str]
           values = figures.smoothed(values, max(3, len(values) // 15))
         lines.append((f'{label}, {split}', colours[label], style, steps, values))
     if lines:
-      pictures.append(Picture(_uri(figures.curves(title, 'loss', lines)), f'{title} over training steps'))
+      made.append(pictures.chart(figures.curves(title, 'loss', lines), f'{title} over training steps'))
   lines = []
   for run, label in zip(runs, labels, strict=True):
     rows = run.series('finetune', 'weighted_iou', 'validation')
     if len(rows):
-      lines.append((label, colours[label], 'dashed', rows['step'].to_numpy(float), 100 * rows['value'].to_numpy(float)))
+      lines.append((label, colours[label], 'marked', rows['step'].to_numpy(float), 100 * rows['value'].to_numpy(float)))
   if lines:
     title = 'Class-weighted IoU, validation'
-    pictures.append(Picture(_uri(figures.curves(title, 'IoU, %', lines)), f'{title}, over training steps'))
-  return pictures
-
-
-def _samples(runs: list[Run], labels: list[str], target: legend.Target) -> list[Sample]:
-  """Figure 3 of the paper: both sensors, CORINE and each run's prediction, patch by patch."""
-  found = [(label, data) for run, label in zip(runs, labels, strict=True) if run.test and (data := run.samples())]
-  if not found:
-    return []
-  first = found[0][1]
-  panel = []
-  for i in range(min(len(first['id']), _MOST_SAMPLES)):
-    name, label = str(first['id'][i]), first['label'][i]
-    seen = set(np.unique(label).tolist())
-    pictures = [
-      _patch(composites.true_colour(first['s2'][i]), 'Sentinel-2', f'Sentinel-2 true colour of patch {name}'),
-      _patch(composites.radar(first['s1'][i]), 'Sentinel-1', f'Sentinel-1 composite of patch {name}'),
-      _patch(composites.classes(label, target), target.title, f'{target.title} of patch {name}'),
-    ]
-    for run_label, data in found:
-      rows = np.flatnonzero(data['id'] == first['id'][i])
-      if not len(rows) or data['prediction'][rows[0]].shape != label.shape:
-        continue
-      prediction = data['prediction'][rows[0]]
-      seen |= set(np.unique(prediction).tolist())
-      counted = label >= 0
-      right = f', {100 * (prediction == label)[counted].mean():.0f} % right' if counted.any() else ', no label'
-      picture = composites.classes(prediction, target)
-      pictures.append(_patch(picture, run_label + right, f'Prediction of {run_label} for patch {name}'))
-    panel.append(Sample(name, tuple(pictures), frozenset(seen)))
-  return panel
-
-
-def _patch(pixels: np.ndarray, caption: str, alt: str) -> Picture:
-  return Picture(_uri(figures.picture(pixels)), alt, caption)
+    made.append(pictures.chart(figures.curves(title, 'IoU, %', lines), f'{title}, over training steps'))
+  return made
 
 
 def _embedding(folder: pathlib.Path | None) -> Picture | str | None:
@@ -255,4 +231,4 @@ def _embedding(folder: pathlib.Path | None) -> Picture | str | None:
   path = folder / 'embedding.png'
   if not path.is_file():
     return f'No embedding map: {path} does not exist. `python -m deepsentinel.embed` writes it.'
-  return Picture(_uri(path.read_bytes()), 'Embedding map', str(folder))
+  return pictures.chart(path.read_bytes(), 'Embedding map', str(folder))

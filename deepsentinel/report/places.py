@@ -2,16 +2,22 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
+from deepsentinel import legend
 from deepsentinel.data import neighbours, records
-from deepsentinel.report import facts, figures
+from deepsentinel.evaluation import samples
+from deepsentinel.report import facts, figures, pictures
+from deepsentinel.report.pictures import Picture
 from deepsentinel.report.runs import Run
 
 SPLITS = ('train', 'validation', 'test')
+
+
+_MOST_SAMPLES = 6
+_SAMPLE_PX = 128  # at least, after thinning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,24 +25,29 @@ class Places:
   """The corpus section of the page.
 
   Attributes:
-    uri: data URI of the map; '' where no record set was found.
+    map: of the points; None where no record set was found.
     facts: (name, value).
     missing: a sentence per record set that could not be opened.
+    samples: Figure 2 of the paper, patches of the labelled training split.
   """
 
-  uri: str
+  map: Picture | None
   facts: tuple[tuple[str, str], ...]
   missing: tuple[str, ...]
+  samples: tuple[pictures.Sample, ...]
 
 
-def describe(runs: list[Run], uri: Callable[[bytes], str]) -> Places:
-  """Map and facts of the record sets that the runs read, as far as they are on this machine."""
+def describe(runs: list[Run]) -> Places:
+  """Map, samples and facts of the record sets that the runs read, as far as they are on this machine."""
   rows: list[tuple[str, str]] = []
   groups: dict[str, list[pd.DataFrame]] = {}
   missing: list[str] = []
+  shown: list[pictures.Sample] = []
   for kind, directory in _directories(runs, missing):
     try:
       splits = {split: records.RecordSet(directory, split, threads=1) for split in SPLITS if _has(directory, split)}
+      if kind == 'labelled' and not shown and splits:
+        shown = _samples(next(iter(splits.values())))
     except (ValueError, OSError) as error:
       missing.append(_not_on_the_map(error))
       continue
@@ -46,12 +57,32 @@ def describe(runs: list[Run], uri: Callable[[bytes], str]) -> Places:
     for split, record_set in splits.items():
       groups.setdefault('unlabelled' if kind == 'unlabelled' else split, []).append(record_set.table)
     rows += _facts(kind, splits)
-  for run in runs:
-    rows += _neighbour_facts(run)
+  rows += _neighbour_facts(runs)
   drawn = [(name, *_coordinates(pd.concat(groups[name]))) for name in ('unlabelled', *SPLITS) if name in groups]
   drawn = [group for group in drawn if len(group[1])]
-  picture = uri(figures.points(drawn, land_outline())) if drawn else ''
-  return Places(picture, tuple(dict.fromkeys(rows)), tuple(dict.fromkeys(missing)))
+  picture = None
+  if drawn:
+    counts = ', '.join(f'{len(lon):,} {name}' for name, lon, _ in drawn)
+    picture = pictures.chart(figures.points(drawn, land_outline()), f"Map of the corpus' points by split: {counts}")
+  return Places(picture, tuple(dict.fromkeys(rows)), tuple(dict.fromkeys(missing)), tuple(shown))
+
+
+def _samples(split: records.RecordSet) -> list[pictures.Sample]:
+  """Patches evenly spread over a labelled split: both sensors and CORINE."""
+  index = samples.choose(_MOST_SAMPLES, len(split))
+  target = legend.target('corine_level1')
+  if not len(index) or not {'s2', 's1', target.field} <= set(split.fields):
+    return []
+  s2, s1 = samples.picture_bands(split.spec, split.read('s2', index), split.read('s1', index))
+  if s2 is None or s1 is None:
+    return []
+  thin = max(1, split.patch_px // _SAMPLE_PX)
+  s2, s1, label = (a[:, ::thin, ::thin] for a in (s2, s1, target.lookup[split.read(target.field, index)]))
+  found = []
+  for i, id in enumerate(split.table['id'].iloc[index]):
+    row = pictures.inputs(f'{id} of the corpus', s2[i], s1[i], label[i], target)
+    found.append(pictures.Sample(str(id), (('', row),), frozenset(np.unique(label[i]).tolist())))
+  return found
 
 
 def _directories(runs: list[Run], missing: list[str]) -> list[tuple[str, pathlib.Path]]:
@@ -103,19 +134,26 @@ def _facts(kind: str, splits: dict[str, records.RecordSet]) -> list[tuple[str, s
   return rows
 
 
-def _neighbour_facts(run: Run) -> list[tuple[str, str]]:
-  realised = facts.realised_neighbours(run)
-  if not realised or run.objective == 'none':
-    return []
-  law = run.config.get('pretrain.tile2vec.neighbour', '')
-  text = f'{realised["mean_km"]:.2f} km from the anchor on average'
-  share = realised.get('same_acquisition')
-  if share is not None and np.isfinite(share):
-    text += f'; {100 * share:.0f} % from the same acquisition'
-  alone = realised.get('without_neighbour')
-  if alone:
-    text += f'; {100 * alone:.0f} % of anchors have none and take a second crop of themselves'
-  return [(f'neighbours drawn by {run.name}' + (f" (law '{law}')" if law else ''), text)]
+def _neighbour_facts(runs: list[Run]) -> list[tuple[str, str]]:
+  """(who, how far its neighbours lie), runs with the same answer together."""
+  found: dict[tuple[str, str], list[str]] = {}
+  for run in runs:
+    realised = facts.realised_neighbours(run)
+    if not realised or run.objective == 'none':
+      continue
+    text = f'{realised["mean_km"]:.2f} km from the anchor on average'
+    share = realised.get('same_acquisition')
+    if share is not None and np.isfinite(share):
+      text += f'; {100 * share:.0f} % from the same acquisition'
+    alone = realised.get('without_neighbour')
+    if alone:
+      text += f'; {100 * alone:.0f} % of anchors have none and take a second crop of themselves'
+    found.setdefault((run.config.get('pretrain.tile2vec.neighbour', ''), text), []).append(run.name)
+  rows = []
+  for (law, text), names in found.items():
+    who = names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'
+    rows.append((f'neighbours drawn by {who}' + (f" (law '{law}')" if law else ''), text))
+  return rows
 
 
 def land_outline() -> np.ndarray | None:

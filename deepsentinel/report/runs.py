@@ -13,10 +13,10 @@ from deepsentinel.evaluation import samples
 
 METRIC_COLUMNS = ('step', 'epoch', 'split', 'name', 'value', 'seconds')
 STAGES = ('pretrain', 'finetune')
-OBJECTIVES = {
+OBJECTIVES = {  # in the order of the paper's Table 9
   'none': 'no pretraining',
-  'tile2vec': 'Tile2Vec pretraining',
   'vae': 'VAE pretraining',
+  'tile2vec': 'Tile2Vec pretraining',
   'contrastive': 'contrastive pretraining',
 }
 ENCODERS = {'resnet18': 'ResNet18', 'resnet34': 'ResNet34', 'resnet18attn': 'ResNet18-Attn'}
@@ -118,7 +118,8 @@ def read_run(path: str | os.PathLike) -> Run:
   path = pathlib.Path(path)
   notes: list[str] = []
   if not path.is_dir():
-    return Run(path, {}, {}, {}, {}, 'there is no such directory')
+    planned = (path.parent.parent / 'grid.json').exists()
+    return Run(path, {}, {}, {}, {}, 'has not begun' if planned else 'there is no such directory')
   config = _read_json(path / 'config.json', notes)
   experiment = _read_json(path / 'experiment.json', notes)
   metrics = {}

@@ -15,17 +15,30 @@ _BOOKKEEPING = ('name', 'seed', 'log_every_steps', 'checkpoint.', 'evaluation.',
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A row of the table: a run's model or a baseline, with its entry of test.json."""
+  """A row of the table: a run's model, the mean of several, or a baseline.
+
+  Attributes:
+    label, detail: what to call it, and what to add in small print.
+    scores: as an entry of test.json's `methods`.
+    run: of a model, the run or the first of them.
+    spread: of a mean over seeds, half of each score's interval; None where one seed has it.
+  """
 
   label: str
   detail: str
   scores: dict[str, Any]
   run: Run | None = None
+  spread: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def scored(self) -> bool:
     """False if the test split had no labelled pixel."""
     return self.scores['weighted_iou'] is not None
+
+  def text(self, key: str, k: int | None = None) -> str:
+    """A score in per cent, with its interval where there is one; `k` picks a class of 'iou'."""
+    value, half = (d.get(key) if k is None else (d.get(key) or {k: None})[k] for d in (self.scores, self.spread))
+    return percent(value) if half is None else f'{percent(value)} ± {percent(half)}'
 
   @property
   def weighted_iou(self) -> float:
@@ -160,15 +173,17 @@ def budget_difference(a: Method, b: Method) -> list[str]:
   ]
 
 
-def config_differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
-  """(key, value per run) for every setting that is not the same in all runs that have a config."""
+def config_differences(runs: list[Run], most: int = 6) -> list[tuple[str, list[str]]]:
+  """(key, value per run) of every setting that is not the same in all runs with a config; of more than `most` runs
+  [the different values]."""
   configured = [run for run in runs if run.config]
   keys = sorted({key for run in configured for key in run.config})
   rows = []
   for key in keys:
     values = [repr(run.config[key]) if key in run.config else 'not set' for run in configured]
-    if len(set(values)) > 1:
-      rows.append((key, values))
+    different = list(dict.fromkeys(values))
+    if len(different) > 1:
+      rows.append((key, values if len(configured) <= most else [', '.join(_few(different, 8, 'values'))]))
   return rows
 
 
@@ -183,7 +198,7 @@ def verdict(comparison: Comparison, runs: list[Run]) -> Verdict:
   scored = ranked(comparison)
   if not scored:
     return Verdict('The test split has no labelled pixel, so there is no score.', tuple(unfinished))
-  patches = f'{comparison.test_patches:,} test patch{"es" if comparison.test_patches != 1 else ""}'
+  patches = counted(comparison.test_patches, 'test patch', 'test patches')
   models, baselines = [m for m in scored if m.run], [m for m in scored if not m.run]
   pair = _pretraining_pair(models)
   sentences = []
@@ -192,7 +207,7 @@ def verdict(comparison: Comparison, runs: list[Run]) -> Verdict:
     sentences += more
   else:
     headline = (
-      f'{_capital(models[0].label)} reaches {percent(models[0].weighted_iou)} % class-weighted IoU on {patches}.'
+      f'{capital(models[0].label)} reaches {percent(models[0].weighted_iou)} % class-weighted IoU on {patches}.'
     )
     if len(models) > 1:
       others = ', '.join(f'{m.label} {percent(m.weighted_iou)} %' for m in models[1:])
@@ -224,7 +239,7 @@ def _pretraining(with_: Method, without: Method, patches: str) -> tuple[str, lis
   gain = with_.weighted_iou - without.weighted_iou
   numbers = f'class-weighted IoU on {patches}'
   budget = ', although more than their pretraining differs' if differing else ' at the same fine-tuning budget'
-  name, w, o = _capital(with_.label), percent(with_.weighted_iou), percent(without.weighted_iou)
+  name, w, o = capital(with_.label), percent(with_.weighted_iou), percent(without.weighted_iou)
   if abs(gain) < TIE:
     headline = f'{name} and {without.label} tie{budget}: {w} % and {o} % {numbers}.'
   elif gain > 0:
@@ -242,14 +257,14 @@ def _against_baseline(models: list[Method], baseline: Method) -> str:
   name, score, top = f'the {baseline.label}', percent(baseline.weighted_iou), models[0]
   better = [m for m in models if m.weighted_iou - baseline.weighted_iou >= TIE]
   if not better and abs(top.weighted_iou - baseline.weighted_iou) < TIE:
-    return f'{_capital(name)} ties with the best network: {score} % and {percent(top.weighted_iou)} %.'
+    return f'{capital(name)} ties with the best network: {score} % and {percent(top.weighted_iou)} %.'
   if not better:
     beaten = 'the network' if len(models) == 1 else 'every network'
-    return f'{_capital(name)} ({score} %) beats {beaten} as well.'
+    return f'{capital(name)} ({score} %) beats {beaten} as well.'
   if len(better) == len(models):
     who = {1: 'The network beats', 2: 'Both networks beat'}.get(len(models), f'All {len(models)} networks beat')
     return f'{who} {name} ({score} %).'
-  return f'{_capital(name)} ({score} %) is beaten only by {_list([m.label for m in better])}.'
+  return f'{capital(name)} ({score} %) is beaten only by {listed([m.label for m in better])}.'
 
 
 def _caveats(comparison: Comparison, models: list[Method]) -> list[str]:
@@ -268,9 +283,9 @@ def _caveats(comparison: Comparison, models: list[Method]) -> list[str]:
   missed = [c for c, n, hit in zip(comparison.classes, share, columns, strict=True) if n and not hit]
   absent = [c for c, n in zip(comparison.classes, share, strict=True) if not n]
   if missed:
-    sentences.append(f'Not one pixel of {_list(_few(missed), "or")} was found by {_every(models)}.')
+    sentences.append(f'Not one pixel of {listed(_few(missed), "or")} was found by {_every(models)}.')
   if absent:
-    sentences.append(f'The test split has no pixel of {_list(_few(absent), "or")}.')
+    sentences.append(f'The test split has no pixel of {listed(_few(absent), "or")}.')
   return sentences
 
 
@@ -278,13 +293,18 @@ def _every(models: list[Method]) -> str:
   return 'the network' if len(models) == 1 else 'any network'
 
 
-def _few(names: list[str], most: int = 4) -> list[str]:
-  return names if len(names) <= most else [*names[:most], f'{len(names) - most} more classes']
+def _few(names: list[str], most: int = 4, what: str = 'classes') -> list[str]:
+  return names if len(names) <= most else [*names[:most], f'{len(names) - most} more {what}']
 
 
-def _list(names: list[str], word: str = 'and') -> str:
+def listed(names: list[str], word: str = 'and') -> str:
   return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} {word} {names[-1]}'
 
 
-def _capital(text: str) -> str:
+def counted(n: int, word: str, plural: str = '') -> str:
+  """'1 seed', '3 seeds'."""
+  return f'{n:,} {word if n == 1 else plural or word + "s"}'
+
+
+def capital(text: str) -> str:
   return text[:1].upper() + text[1:]

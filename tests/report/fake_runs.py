@@ -1,8 +1,11 @@
 """Plausible run directories, made of arithmetic: for the report's tests, and to look at its design."""
 
 import csv
+import itertools
 import json
 import pathlib
+import shutil
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -11,18 +14,25 @@ from deepsentinel import legend, sensors
 from deepsentinel.evaluation import metrics, samples
 
 _REFLECTANCE = np.array([[1500, 1400, 1300], [900, 1000, 700], [350, 550, 320], [600, 700, 550], [250, 400, 450]])
+BLOCK = 5  # patches a block
 _BACKSCATTER = np.array([[-400, -1000], [-1050, -1750], [-850, -1400], [-1250, -2050], [-2000, -2800]])
 
 
 def confusion(rng: np.random.Generator, reference: np.ndarray, skill: float) -> np.ndarray:
-  """int [K, K]: rows sum to `reference`; a share `skill` of each row is right, the rest falls on frequent classes."""
-  share = reference / reference.sum()
-  matrix = np.zeros((len(reference),) * 2, np.int64)
-  for k, n in enumerate(reference):
-    hit = skill * min(1, 3 * share[k]) * rng.uniform(0.9, 1.0)
-    probabilities = (1 - hit) * share
-    probabilities[k] += hit
-    matrix[k] = rng.multinomial(n, probabilities / probabilities.sum())
+  """int [N, K, K] of patches: rows sum to `reference` [N, K]; a share of each row is right, the rest as is frequent.
+
+  That share is `skill` on average, the same classes and blocks of five patches being harder for every run.
+  """
+  share = reference.sum(0) / reference.sum()
+  matrix = np.zeros((*reference.shape, reference.shape[1]), np.int64)
+  eases = np.random.default_rng(3).uniform(0.8, 1.2, -(-len(reference) // BLOCK))
+  for k in range(len(share)):
+    hit = np.clip(skill * min(1, 3 * share[k]) * rng.uniform(0.95, 1.0) * eases.repeat(BLOCK), 0, 0.99)[
+      : len(reference)
+    ]
+    probabilities = (1 - hit[:, None]) * share
+    probabilities[:, k] += hit
+    matrix[:, k] = rng.multinomial(reference[:, k], probabilities / probabilities.sum(1, keepdims=True))
   return matrix
 
 
@@ -42,10 +52,11 @@ def write_run(
   forest: float | None = 0.55,
   steps: int = 150,
   samples_px: int = 64,
+  patches: int = 50,
   config: dict | None = None,
 ) -> pathlib.Path:
   """Writes a finished run and returns its path."""
-  rng = np.random.default_rng([seed, len(objective)])
+  rng = np.random.default_rng([seed, len(objective), len(str(config)), round(1000 * skill)])
   path.mkdir(parents=True)
   settings = {
     'name': 'quickstart',
@@ -79,19 +90,26 @@ def write_run(
 
   classes = legend.level_classes(level)
   share = np.array([0.09, 0.46, 0.33, 0.0, 0.12]) if level == 1 else 0.85 ** np.arange(len(classes))
-  reference = np.round(share / share.sum() * 50 * 256 * 256).astype(int)
   fixed = np.random.default_rng(99)  # the same test split for every run
+  mix = fixed.dirichlet(np.full(patches, 0.7), len(classes))
+  whole = np.round(share / share.sum() * patches * 256 * 256).astype(int)
+  reference = fixed.multinomial(whole, mix).T  # [N, K]
   train = fixed.multinomial(10**7, share / share.sum())
   majority = np.zeros((len(classes),) * 2, int)
-  majority[:, train.argmax()] = reference
-  methods = {'model': metrics.method(confusion(rng, reference, skill)), 'majority': metrics.method(majority)}
+  majority[:, train.argmax()] = whole
+  per_patch = confusion(rng, reference, skill)
+  np.savez_compressed(
+    path / 'test_patches.npz', id=[f'demo_{i:05d}' for i in range(patches)], confusion=per_patch,
+    block=np.arange(patches) // BLOCK,
+  )  # fmt: skip
+  methods = {'model': metrics.method(per_patch.sum(0)), 'majority': metrics.method(majority)}
   if forest is not None:
-    methods['random_forest'] = metrics.method(confusion(fixed, reference, forest))
+    methods['random_forest'] = metrics.method(confusion(fixed, reference, forest).sum(0))
   test = {
     'target': f'corine_level{level}',
     'classes': list(classes),
     'methods': methods,
-    'test_patches': 50,
+    'test_patches': patches,
     'synthetic': synthetic,
     'data': 'deepsentinel_labelled/demo' if synthetic else 'bigearthnet_v2',
     'nodata_share': 0.0213,
@@ -99,6 +117,49 @@ def write_run(
   (path / 'test.json').write_text(json.dumps(test, allow_nan=False))
   _write_samples(path / 'samples.npz', rng, samples_px, skill, min(5, len(classes)))
   return path
+
+
+def write_grid(
+  out: pathlib.Path,
+  *,
+  objectives: Sequence[str] = ('none', 'vae', 'tile2vec', 'contrastive'),
+  encoders: Sequence[str] = ('resnet18', 'resnet34', 'resnet18attn'),
+  seeds: Sequence[int] = (0, 1, 2),
+  fractions: Sequence[float] = (1.0, 0.25, 0.05),
+  samples_px: int = 32,
+) -> pathlib.Path:
+  """Writes a grid of finished runs, OUT/grid.json and OUT/runs/NAME; the fewer labels, the more pretraining does."""
+  plan = []
+  for objective, encoder, seed, fraction in itertools.product(objectives, encoders, seeds, fractions):
+    rng = np.random.default_rng([seed, len(objective), len(encoder), round(100 * fraction)])
+    gain = {'none': 0, 'vae': 0.03, 'tile2vec': 0.09, 'contrastive': -0.03}[objective] * (1.3 - fraction)
+    skill = 0.62 + 0.06 * np.log10(fraction) + {'resnet34': 0.03, 'resnet18attn': 0.05}.get(encoder, 0) + gain
+    name = f'{objective}_{encoder}_seed{seed}_fraction{fraction!r}'
+    first = f'{out}/runs/{objective}_{encoder}_seed{seed}_fraction{max(fractions)!r}'
+    inherits = objective != 'none' and fraction != max(fractions)
+    config = {
+      'encoder': {'name': encoder},
+      'pretrain': {'from_checkpoint': first if inherits else ''},
+      'finetune': {'label_fraction': fraction},
+    }
+    write_run(
+      out / 'runs' / name, objective=objective, skill=skill + rng.normal(0, 0.006), seed=seed, config=config,
+      patches=100, samples_px=samples_px, forest=0.55 + 0.05 * np.log10(fraction),
+    )  # fmt: skip
+    if inherits:
+      shutil.rmtree(out / 'runs' / name / 'pretrain')
+    command = ['python', '-m', 'deepsentinel.main', f'--config=configs/{objective}_{encoder}.py:small']
+    command += [
+      f'--workdir={out}/runs/{name}',
+      f'--config.seed={seed}',
+      f'--config.finetune.label_fraction={fraction!r}',
+    ]
+    command += [f'--config.pretrain.from_checkpoint={first}'] if inherits else []
+    plan.append(
+      {'name': name, 'workdir': f'{out}/runs/{name}', 'command': [*command, '--noprogress'], 'depends_on': ''}
+    )
+  (out / 'grid.json').write_text(json.dumps(plan))
+  return out
 
 
 def _write_metrics(path: pathlib.Path, rng: np.random.Generator, steps: int, start: float) -> None:
@@ -112,7 +173,16 @@ def _write_metrics(path: pathlib.Path, rng: np.random.Generator, steps: int, sta
       rows.writerow([step, step / 12, 'train', 'patches_per_s', rng.normal(12.3, 0.5), step * 1.3])
       if step % 25 == 0:
         rows.writerow([step, step / 12, 'validation', 'loss', loss * 1.1, step * 1.3])
-        rows.writerow([step, step / 12, 'validation', 'weighted_iou', 0.5 - 0.3 * np.exp(-step / 50), step * 1.3])
+        rows.writerow(
+          [
+            step,
+            step / 12,
+            'validation',
+            'weighted_iou',
+            start * (rng.normal(0.3, 0.01) - 0.2 * np.exp(-step / 50)),
+            step * 1.3,
+          ]
+        )
 
 
 def _write_samples(path: pathlib.Path, rng: np.random.Generator, px: int, skill: float, classes: int) -> None:

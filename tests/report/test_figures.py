@@ -24,7 +24,9 @@ def test_picture_repeats_whole_pixels():
 
 
 def test_bars_are_drawn_in_each_method_s_colour():
-  png = figures.class_iou(['urban', 'wetland'], [('a', '#0072B2', [0.5, None]), ('b', '#D55E00', [0.2, 0.0])])
+  png = figures.class_iou(
+    ['urban', 'wetland'], [('a', '#0072B2', [0.5, None], [None, None]), ('b', '#D55E00', [0.2, 0.0], [None, None])]
+  )
   assert _has(png, '#0072B2')
   assert _has(png, '#D55E00')
   # Twice the IoU, twice the bar.

@@ -9,7 +9,7 @@ import scipy.stats
 
 from deepsentinel import legend
 from deepsentinel.evaluation import metrics
-from deepsentinel.report import grid, html
+from deepsentinel.report import grid, html, methods
 from deepsentinel.report.runs import read_run
 from tests.report import fake_runs
 
@@ -51,7 +51,7 @@ def runs(folder):
 
 
 def test_mean_and_interval_by_hand(runs):
-  table = grid.tables(runs)[0]
+  table = grid.tables(methods.collect(runs))[0]
   assert (table.metric, table.fraction) == ('weighted_iou', 1.0)
   assert (table.rows, table.columns) == (('none', 'vae'), ('resnet18', 'resnet34'))
   cell = table.cells['none', 'resnet18']
@@ -65,7 +65,7 @@ def test_mean_and_interval_by_hand(runs):
 
 def test_gains_are_paired(runs):
   """Every seed gains 5 points: the seeds' own spread must not hide it."""
-  cell = grid.tables(runs)[0].cells['vae', 'resnet18']
+  cell = grid.tables(methods.collect(runs))[0].cells['vae', 'resnet18']
   assert cell.gain.mean == pytest.approx(0.05, abs=1e-4)
   assert cell.gain.half_width < 1e-3
   assert cell.gain.decided
@@ -73,7 +73,7 @@ def test_gains_are_paired(runs):
 
 
 def test_best_of_row_and_column(runs):
-  cells = grid.tables(runs)[0].cells
+  cells = grid.tables(methods.collect(runs))[0].cells
   assert cells['vae', 'resnet18'].best_of_column
   assert not cells['none', 'resnet18'].best_of_column
   assert cells['none', 'resnet34'].best_of_row
@@ -81,13 +81,13 @@ def test_best_of_row_and_column(runs):
 
 
 def test_fractions_have_tables_of_their_own(runs):
-  titles = [table.title for table in grid.tables(runs)]
+  titles = [table.title for table in grid.tables(methods.collect(runs))]
   assert titles[:2] == [
     'class-weighted IoU, CORINE level 1, all labels',
     'class-weighted IoU, CORINE level 1, 25 % of the labels',
   ]
   assert len(titles) == 6
-  assert all(cell.paper is None for cell in grid.tables(runs)[1].cells.values())
+  assert all(cell.paper is None for cell in grid.tables(methods.collect(runs))[1].cells.values())
 
 
 def test_report_of_a_folder_of_runs(folder, tmp_path):
@@ -96,7 +96,7 @@ def test_report_of_a_folder_of_runs(folder, tmp_path):
   assert '+5.0 ± 0.0' in page
   text = (tmp_path / 'report.md').read_text()
   assert '> Results on SyntheticEarth, a simulated world' in text
-  assert '| VAE pretraining | **48.0 ± 9.0**' in text
+  assert '| VAE pretraining | **<u>48.0 ± 9.0</u>**' in text
   with (tmp_path / 'report.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 13

@@ -231,7 +231,7 @@ def test_what_pretraining_left_out_is_said(tmp_path, left_out, expected):
 
 def test_commands_repeat_the_run_with_its_overrides(tmp_path):
   run = fake_runs.write_run(tmp_path / 'none', objective='none')
-  lines = facts.commands([runs_lib.read_run(run)], None)
+  lines = facts.commands([runs_lib.read_run(run)], [str(run)], None)
   assert lines[0] == 'git checkout 0123abc'
   main = next(line for line in lines if 'deepsentinel.main' in line)
   assert f'--config=configs/quickstart.py --workdir={run}' in main
@@ -249,7 +249,7 @@ def test_recorded_sets_name_their_commands(tmp_path):
     'pretrain': {'directory': '/data/deepsentinel_unlabelled/demo/1.0.0', 'name': 'demo_unlabelled'},
   }
   (run / 'experiment.json').write_text(json.dumps(experiment))
-  lines = facts.commands([runs_lib.read_run(run)], None)
+  lines = facts.commands([runs_lib.read_run(run)], [str(run)], None)
   assert lines[1:4] == [
     'tfds build tfds_builders/deepsentinel_unlabelled --config=demo',
     'python -m deepsentinel.corpus --config=configs/corpora/bigearthnet_v2.py --out=corpora/bigearthnet_v2',

@@ -1,0 +1,152 @@
+"""What a grid of runs shows, in sentences: which pretraining helps where, which hurts, and what is not decided."""
+
+import collections
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepsentinel.report import methods, tables
+from deepsentinel.report.methods import Estimate, Grid, Key, Slice
+from deepsentinel.report.runs import Run
+
+METRIC = 'weighted_iou'
+Gains = dict[Key, Estimate]
+
+
+def verdict(grid: Grid, runs: Sequence[Run]) -> tables.Verdict:
+  """Headline and sentences on the gains over no pretraining, paired over seeds; then the best, and the baselines."""
+  gains = {key: gain for key in grid.runs if (gain := grid.gain(key, METRIC))}
+  patches = next(int(run.test.get('test_patches', 0)) for seeds in grid.runs.values() for run in seeds.values())
+  sentences = [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains), _best(grid, patches)]
+  sentences += [
+    text for where in grid.slices[:1] for name in tables.BASELINES if (text := _baseline(grid, where, name))
+  ]
+  seen = max((run.test.get('also_trained_on', 0) for run in runs if run.test), default=0)
+  if seen:
+    sentences.append(f'{seen} of {patches:,} test patches stood in the training split too: no score here is honest.')
+  return tables.Verdict(_headline(grid, gains), tuple([*sentences, *_missing(runs)]))
+
+
+def _headline(grid: Grid, gains: Gains) -> str:
+  if not gains:
+    return 'What pretraining adds cannot be said: no run has its like without pretraining.'
+  if all(gain.half_width is None for gain in gains.values()):
+    low, high = (f(gain.mean for gain in gains.values()) for f in (min, max))
+    between = f'by {_points(low)}' if len(gains) == 1 else f'by {_points(low)} to {_points(high)}'
+    return (
+      f'One seed decides nothing: pretraining moves class-weighted IoU {between} points, and without a second seed '
+      'nobody knows how much of that is chance.'
+    )
+  count = collections.Counter(gain.verdict for gain in gains.values())
+  seeds = sorted({gain.seeds for gain in gains.values()})
+  over = f'{seeds[0]} seeds' if len(seeds) == 1 else f'{seeds[0]} to {seeds[-1]} seeds'
+  rest = f'{_is_are(count["undecided"])} undecided' if count['undecided'] else 'none is undecided'
+  return (
+    f'Pretraining helps in {count["helps"]} of {len(gains)} comparisons by more than the interval over {over}, '
+    f'hurts in {count["hurts"]}, and {rest}.'
+  )
+
+
+def _by_objective(gains: Gains) -> list[str]:
+  """'Tile2Vec helps in 7 of 9 and hurts in none; ...', and what chance would do."""
+  if not any(gain.half_width is not None for gain in gains.values()):
+    return []
+  by: dict[str, list[Estimate]] = {}
+  for key, gain in gains.items():
+    by.setdefault(key.objective, []).append(gain)
+  parts = []
+  for objective in sorted(by, key=lambda o: -sum(g.verdict == 'helps' for g in by[o])):
+    count = collections.Counter(gain.verdict for gain in by[objective])
+    hurts = f', hurts in {count["hurts"]}' if count['hurts'] else ''
+    parts.append(f'{methods.objective_name(objective)} helps in {count["helps"]} of {len(by[objective])}{hurts}')
+  sentence = tables.capital('; '.join(parts)) + '.'
+  if len(gains) >= 10:
+    sentence += f' Of {len(gains)} comparisons at 95 %, about {0.05 * len(gains):.1f} look decided by chance alone.'
+  return [sentence]
+
+
+def _by_encoder(grid: Grid, gains: Gains) -> list[str]:
+  """A sentence per label fraction and encoder."""
+  several = len({key.target for key in grid.runs}) > 1
+  sentences = []
+  for where in grid.slices:
+    for encoder in grid.encoders(*where):
+      found: dict[str, list[str]] = {}
+      for objective in grid.objectives(*where):
+        gain = gains.get(Key(*where, objective, encoder))
+        if gain:
+          word = gain.verdict if gain.half_width is not None else 'one seed'
+          found.setdefault(word, []).append(f'{methods.objective_name(objective)} ({gain.text(signed=True)})')
+      if found:
+        place = where.title if several else methods.fraction_words(where.fraction)
+        sentences.append(f'{methods.encoder_name(encoder)}, {place}: {_sides(found)}.')
+  return sentences
+
+
+def _sides(found: dict[str, list[str]]) -> str:
+  parts = []
+  for word, plural in (('helps', 'help'), ('hurts', 'hurt'), ('undecided', ''), ('one seed', '')):
+    if names := found.get(word):
+      if plural:
+        parts.append(f'{tables.listed(names)} {plural if len(names) > 1 else word}')
+      else:
+        parts.append(f'{word}: {tables.listed(names)}')
+  return '; '.join(parts)
+
+
+def _places(gains: Gains) -> list[str]:
+  """Whether what the seeds decide would also hold at other places."""
+  decided = [gain for gain in gains.values() if gain.decided]
+  known = [gain.places for gain in decided if gain.places]
+  if not known:
+    reasons = sorted({gain.no_places for gain in gains.values() if gain.no_places})
+    return [f'No interval over test places: {reasons[0]}.'] if reasons else []
+  firm = sum(places.decided for places in known)
+  if firm == len(known):
+    return [f'Other test places would not change {"this" if firm == 1 else f"these {firm}"} (block bootstrap).']
+  return [f'Of the {len(known)} decided over seeds, {firm} also hold over other test places (block bootstrap).']
+
+
+def _best(grid: Grid, patches: int) -> str:
+  where = grid.slices[0]
+  keys = [key for key in grid.runs if key[:2] == where]
+  key = max(keys, key=lambda k: grid.score(k, METRIC).mean)
+  score = grid.score(key, METRIC)
+  seeds = f'mean of {score.seeds} seeds' if score.seeds > 1 else 'one seed'
+  return (
+    f'Best of {len(keys)} methods with {methods.fraction_words(where.fraction)}: {method_name(key)}, {score.text()} % '
+    f'class-weighted IoU ({seeds}) on {patches:,} test patch{"" if patches == 1 else "es"}.'
+  )
+
+
+def method_name(key: Key) -> str:
+  """'Tile2Vec, ResNet18'."""
+  return f'{methods.objective_name(key.objective)}, {methods.encoder_name(key.encoder)}'
+
+
+def _baseline(grid: Grid, where: Slice, name: str) -> str:
+  """How many methods beat a baseline; '' where none was scored."""
+  values = [value for value in grid.baseline(where, name) if value is not None]
+  if not values:
+    return ''
+  score = float(np.mean(values))
+  means = [grid.score(key, METRIC).mean for key in grid.runs if key[:2] == where]
+  better = sum(mean - score >= tables.TIE for mean in means)
+  who = f'All {len(means)} beat' if better == len(means) > 1 else f'{better or "None"} of {len(means)} beat'
+  return f'{who} the {tables.BASELINES[name]} ({tables.percent(score)} %).'
+
+
+def _missing(runs: Sequence[Run]) -> list[str]:
+  unfinished = [run for run in runs if run.problem]
+  if not unfinished:
+    return []
+  names = '; named below' if len(unfinished) > 3 else ': ' + '; '.join(f'{r.name}: {r.problem}' for r in unfinished)
+  return [f'{len(unfinished)} of {len(runs)} runs {"has" if len(unfinished) == 1 else "have"} no test result{names}.']
+
+
+def _points(gain: float) -> str:
+  return f'{100 * gain:+.1f}'.replace('-', '−')
+
+
+def _is_are(count: int) -> str:
+  return f'{count} {"is" if count == 1 else "are"}'
