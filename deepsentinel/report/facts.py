@@ -82,6 +82,7 @@ def _known(run: Run) -> dict[str, str]:
     'encoder': run.encoder,
     'parameters': _listed(run.experiment.get('parameters')),
     'pretraining': run.label if run.objective else '',
+    'share of the labels': f'{100 * run.label_fraction:g} %',
     'labelled records': run.data,
     'unlabelled records': _unlabelled(run),
     'bands': _bands(run),

@@ -203,7 +203,7 @@ def curves(
       values are [2, N], low and high. Faint lines and bands have no entry in the legend.
     options: legend=False draws none; ylim=(low, high).
   """
-  figure, axis = _figure(4.7, 3.3)
+  figure, axis = _figure(4.3, 3.1)
   looks: dict[str, dict[str, Any]] = {
     'solid': {'linewidth': 1.8},
     'dashed': {'linewidth': 1.8, 'linestyle': (0, (5, 2))},
@@ -224,7 +224,7 @@ def curves(
   axis.set_ylim(*options.get('ylim', (None, None)))
   if options.get('legend', True):
     # Below the axes: over them it would hide the end of the curves, which is what one looks for.
-    figure.legend(loc='outside lower left', fontsize=8, ncols=2, handlelength=2.6)
+    figure.legend(loc='outside lower left', fontsize=8.5, ncols=2, handlelength=2.6)
   return _png(figure)
 
 

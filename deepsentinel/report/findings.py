@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepsentinel.report import methods, tables
-from deepsentinel.report.methods import Estimate, Grid, Key, Slice
+from deepsentinel.report.methods import Estimate, Grid, Key
 from deepsentinel.report.runs import Run
 
 METRIC = 'weighted_iou'
@@ -16,20 +16,21 @@ Gains = dict[Key, Estimate]
 def verdict(grid: Grid, runs: Sequence[Run]) -> tables.Verdict:
   """Headline and sentences on the gains over no pretraining, paired over seeds; then the best, and the baselines."""
   gains = {key: gain for key in grid.runs if (gain := grid.gain(key, METRIC))}
-  patches = next(int(run.test.get('test_patches', 0)) for seeds in grid.runs.values() for run in seeds.values())
-  sentences = [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains), _best(grid, patches)]
-  sentences += [
-    text for where in grid.slices[:1] for name in tables.BASELINES if (text := _baseline(grid, where, name))
-  ]
+  test = next(iter(next(iter(grid.runs.values())).values())).test
+  patches = tables.counted(int(test.get('test_patches', 0)), 'test patch', 'test patches')
+  best = _best(grid, patches)
+  if gains:
+    headline, sentences = _headline(gains), [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains), best]
+  else:
+    headline, sentences = best, ['What pretraining adds cannot be said: no run has its like without pretraining.']
+  sentences += _baselines(grid)
   seen = max((run.test.get('also_trained_on', 0) for run in runs if run.test), default=0)
   if seen:
-    sentences.append(f'{seen} of {patches:,} test patches stood in the training split too: no score here is honest.')
-  return tables.Verdict(_headline(grid, gains), tuple([*sentences, *_missing(runs)]))
+    sentences.append(f'{seen} of {patches} stood in the training split too: the score shows only that the chain runs.')
+  return tables.Verdict(headline, (*sentences, *_missing(runs)))
 
 
-def _headline(grid: Grid, gains: Gains) -> str:
-  if not gains:
-    return 'What pretraining adds cannot be said: no run has its like without pretraining.'
+def _headline(gains: Gains) -> str:
   if all(gain.half_width is None for gain in gains.values()):
     low, high = (f(gain.mean for gain in gains.values()) for f in (min, max))
     between = f'by {_points(low)}' if len(gains) == 1 else f'by {_points(low)} to {_points(high)}'
@@ -43,7 +44,7 @@ def _headline(grid: Grid, gains: Gains) -> str:
   rest = f'{_is_are(count["undecided"])} undecided' if count['undecided'] else 'none is undecided'
   return (
     f'Pretraining helps in {count["helps"]} of {len(gains)} comparisons by more than the interval over {over}, '
-    f'hurts in {count["hurts"]}, and {rest}.'
+    f'hurts in {count["hurts"] or "none"}, and {rest}.'
   )
 
 
@@ -95,28 +96,31 @@ def _sides(found: dict[str, list[str]]) -> str:
 
 
 def _places(gains: Gains) -> list[str]:
-  """Whether what the seeds decide would also hold at other places."""
-  decided = [gain for gain in gains.values() if gain.decided]
-  known = [gain.places for gain in decided if gain.places]
-  if not known:
-    reasons = sorted({gain.no_places for gain in gains.values() if gain.no_places})
-    return [f'No interval over test places: {reasons[0]}.'] if reasons else []
+  """Whether what the seeds decide also holds over places, and where that is not known."""
+  known = [gain.places for gain in gains.values() if gain.decided and gain.places]
   firm = sum(places.decided for places in known)
-  if firm == len(known):
-    return [f'Other test places would not change {"this" if firm == 1 else f"these {firm}"} (block bootstrap).']
-  return [f'Of the {len(known)} decided over seeds, {firm} also hold over other test places (block bootstrap).']
+  sentences = []
+  if known:
+    which = f'all {firm}' if firm == len(known) > 1 else firm or 'none'
+    sentences.append(f'Of {len(known)} decided over seeds, {which} also hold over other test places (block bootstrap).')
+  reasons = collections.Counter(gain.no_places for gain in gains.values() if gain.no_places)
+  if reasons:
+    first = next(iter(reasons))
+    more = f', and {tables.counted(len(reasons) - 1, "other reason")}' if len(reasons) > 1 else ''
+    sentences.append(f'No interval over test places for {reasons.total()} of {len(gains)} gains: {first}{more}.')
+  return sentences
 
 
-def _best(grid: Grid, patches: int) -> str:
+def _best(grid: Grid, patches: str) -> str:
   where = grid.slices[0]
   keys = [key for key in grid.runs if key[:2] == where]
   key = max(keys, key=lambda k: grid.score(k, METRIC).mean)
   score = grid.score(key, METRIC)
   seeds = f'mean of {score.seeds} seeds' if score.seeds > 1 else 'one seed'
-  return (
-    f'Best of {len(keys)} methods with {methods.fraction_words(where.fraction)}: {method_name(key)}, {score.text()} % '
-    f'class-weighted IoU ({seeds}) on {patches:,} test patch{"" if patches == 1 else "es"}.'
-  )
+  labels = methods.fraction_words(where.fraction)
+  who = f'Best of {len(keys)} methods with {labels}: {method_name(key)}' if len(keys) > 1 else method_name(key)
+  with_ = '' if len(keys) > 1 else f' with {labels}'
+  return f'{tables.capital(who)}, {score.text()} % class-weighted IoU{with_} ({seeds}) on {patches}.'
 
 
 def method_name(key: Key) -> str:
@@ -124,16 +128,21 @@ def method_name(key: Key) -> str:
   return f'{methods.objective_name(key.objective)}, {methods.encoder_name(key.encoder)}'
 
 
-def _baseline(grid: Grid, where: Slice, name: str) -> str:
-  """How many methods beat a baseline; '' where none was scored."""
-  values = [value for value in grid.baseline(where, name) if value is not None]
-  if not values:
-    return ''
-  score = float(np.mean(values))
+def _baselines(grid: Grid) -> list[str]:
+  """How many methods beat each baseline, at the largest label fraction."""
+  where = grid.slices[0]
   means = [grid.score(key, METRIC).mean for key in grid.runs if key[:2] == where]
-  better = sum(mean - score >= tables.TIE for mean in means)
-  who = f'All {len(means)} beat' if better == len(means) > 1 else f'{better or "None"} of {len(means)} beat'
-  return f'{who} the {tables.BASELINES[name]} ({tables.percent(score)} %).'
+  sentences = []
+  for name, label in tables.BASELINES.items():
+    values = [value for value in grid.baseline(where, name) if value is not None]
+    if values:
+      score = float(np.mean(values))
+      better = sum(mean - score >= tables.TIE for mean in means)
+      how_many = 'all' if better == len(means) > 1 else better or 'none'
+      sentences.append(
+        f'The {label} reaches {tables.percent(score)} %: {how_many} of {tables.counted(len(means), "method")} {"beats" if better == 1 else "beat"} it.'
+      )
+  return sentences
 
 
 def _missing(runs: Sequence[Run]) -> list[str]:

@@ -84,7 +84,7 @@ def worth_methods(runs: Sequence[Run]) -> bool:
 
 def _kinds(runs: Sequence[Run]) -> set[tuple]:
   tested = [run for run in runs if run.test]
-  return {(run.config.get('encoder.name'), run.config.get('seed'), methods.fraction_of(run)) for run in tested}
+  return {(run.config.get('encoder.name'), run.config.get('seed'), run.label_fraction) for run in tested}
 
 
 def _table(grid: Grid, metric: str, where: Slice) -> Table:
@@ -167,7 +167,7 @@ def as_csv(runs: Sequence[Run]) -> str:
     iou = dict(zip(run.test['classes'], model['iou'], strict=True))
     writer.writerow(
       [run.path, run.objective, run.config.get('encoder.name', ''), run.config.get('encoder.width', ''),
-       run.config.get('seed', ''), methods.fraction_of(run), run.test['target'], run.synthetic,
+       run.config.get('seed', ''), run.label_fraction, run.test['target'], run.synthetic,
        run.test.get('test_patches', ''), *(model[metric] for metric in METRICS), *(iou.get(name) for name in classes)]
     )  # fmt: skip
   return out.getvalue()

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import composites, legend
-from deepsentinel.report import facts, figures, findings, grid, grid_page, methods, pictures, places, tables
+from deepsentinel.report import (
+  architecture,
+  facts,
+  figures,
+  findings,
+  grid,
+  grid_page,
+  methods,
+  pictures,
+  places,
+  tables,
+)
 from deepsentinel.report import runs as runs_lib
 from deepsentinel.report.pictures import Picture
 from deepsentinel.report.runs import Run, read_run
@@ -80,12 +91,16 @@ def run_directories(path: str | os.PathLike) -> list[pathlib.Path]:
 def _template():
   import jinja2
 
-  source = importlib.resources.files('deepsentinel.report').joinpath('template.html').read_text(encoding='utf-8')
+  folder = importlib.resources.files('deepsentinel.report')
+  files = {
+    name: folder.joinpath(name).read_text(encoding='utf-8') for name in ('template.html', 'grid.html', 'macros.html')
+  }
   environment = jinja2.Environment(
-    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-  )
+    loader=jinja2.DictLoader(files), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True,
+  )  # fmt: skip
   environment.filters['percent'] = tables.percent
-  return environment.from_string(source)
+  return environment.get_template('template.html')
 
 
 def _content(
@@ -96,6 +111,7 @@ def _content(
   target = _target(comparison)
   parts = grid_page.content(gridded, runs, target) if by_method else _content_of_runs(runs, comparison, target)
   unfinished = [run for run in runs if run.problem]
+  corpora = places.describe(runs)
   return {
     'title': f'DeepSentinel report: {", ".join(pathlib.Path(path).name or path for path in given)}',
     'banner': facts.banner(runs),
@@ -120,7 +136,13 @@ def _content(
     'confusion_charts': _confusion_charts(comparison),
     'seen': set[int]().union(*(sample.classes for sample in parts['samples'])),
     'most_columns': MOST_COLUMNS,
-    'corpora': places.describe(runs),
+    'corpora': corpora,
+    'architecture': [
+      ('Layers of the networks, ours beside the paper: Tables 2 to 8', architecture.tables(runs)),
+      ('Parameters as trained', [table] if (table := architecture.trained(runs)) else []),
+      ('Land-cover classes: Table 10', [architecture.classes()]),
+    ],
+    'paper_index': _paper_index(grid.worth_a_table(runs), corpora, bool(parts['samples']), bool(comparison.methods)),
     'embedding': _embedding(embedding),
     'facts': facts.table(runs, by_run=by_method),
     'configured': [run.name for run in runs if run.config],
@@ -129,6 +151,21 @@ def _content(
     'written': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
     **parts,
   }
+
+
+def _paper_index(gridded: bool, corpora: places.Places, has_samples: bool, tested: bool) -> list[tuple[str, str, str]]:
+  """(name, anchor of its section or '', what it is or why it is not here) of the paper's tables and figures."""
+  return [
+    ('Tables 2 to 8', 'architecture', '(layers)'),
+    ('Table 9', 'grid', '(pretraining by encoder)') if gridded else
+    ('Table 9', 'scores' if tested else '', '(needs runs of several encoders, seeds or label fractions)'),
+    ('Table 10', 'architecture', '(classes)'),
+    ('Figure 2', 'corpus', '(corpus)') if corpora.samples else
+    ('Figure 2', '', '(needs the record set on this machine)'),
+    ('Figure 3', 'pictures', '(predictions)') if has_samples else ('Figure 3', '', '(no run saved predictions)'),
+    ('Figure 4', 'classes', '(IoU by class)') if tested else ('Figure 4', '', '(no run has been tested)'),
+    ('Table 1 and Figure 1', '', 'compare published data sets and draw the idea, so no run can produce them'),
+  ]  # fmt: skip
 
 
 def _content_of_runs(runs: list[Run], comparison: tables.Comparison, target: legend.Target) -> dict[str, Any]:

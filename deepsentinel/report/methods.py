@@ -202,11 +202,6 @@ def encoder_name(encoder: str) -> str:
   return ENCODERS.get(encoder, encoder)
 
 
-def fraction_of(run: Run) -> float:
-  """Share of the labels a run was fine-tuned with."""
-  return float(run.config.get('finetune.label_fraction', 1.0))
-
-
 def collect(runs: Sequence[Run]) -> Grid:
   """The tested runs as a grid.
 
@@ -222,7 +217,7 @@ def collect(runs: Sequence[Run]) -> Grid:
               if run.test and not run.objective]  # fmt: skip
   for run in tested:
     target = run.test['target']
-    key = Key(target, fraction_of(run), run.objective, str(run.config.get('encoder.name', '')))
+    key = Key(target, run.label_fraction, run.objective, str(run.config.get('encoder.name', '')))
     seed = int(run.config.get('seed', 0))
     if _reference(run) != references[target].most_common(1)[0][0]:
       left_out.append(f'{run.name} was tested on other pixels than most runs on {target}, and is in no mean')

@@ -89,5 +89,5 @@ def samples(rows: Sequence[tuple[str, Sequence[tuple[str, Run]]]], target: legen
 
 def _guess(prediction: np.ndarray, label: np.ndarray, who: str, alt: str, target: legend.Target) -> Picture:
   counted = label >= 0
-  right = f', {100 * (prediction == label)[counted].mean():.0f} % right' if counted.any() else ', no label'
+  right = f', {100 * (prediction == label)[counted].mean():.0f}\u00a0%\u00a0right' if counted.any() else ', no label'
   return patch(composites.classes(prediction, target), who + right, alt)

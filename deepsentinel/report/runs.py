@@ -70,6 +70,11 @@ class Run:
     return f'{ENCODERS.get(name, name)}{f", width {width}" if width != 64 else ""}' if name else ''
 
   @property
+  def label_fraction(self) -> float:
+    """Share of the labels that fine-tuning was given."""
+    return float(self.config.get('finetune.label_fraction', 1.0))
+
+  @property
   def synthetic(self) -> bool | None:
     """None where neither test.json nor experiment.json says."""
     for source in (self.test, self.experiment):

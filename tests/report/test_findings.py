@@ -1,0 +1,156 @@
+"""A grid of runs: what is claimed of it, what is left out of it, and that damage is named and breaks nothing."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from deepsentinel.evaluation import intervals, metrics
+from deepsentinel.report import facts, findings, html, methods
+from deepsentinel.report.runs import read_run
+from tests.report import fake_runs
+from tests.report.test_html import Page
+
+KEY = methods.Key('corine_level1', 1.0, 'vae', 'resnet18')
+
+
+def _grid(folder):
+  runs = [read_run(path) for path in html.run_directories(folder)]
+  return methods.collect(runs), runs
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Two objectives, two encoders, two seeds, two fractions."""
+  return fake_runs.write_grid(
+    tmp_path_factory.mktemp('a grid') / 'g',
+    objectives=('none', 'tile2vec'), encoders=('resnet18', 'resnet34'), seeds=(0, 1), fractions=(1.0, 0.05),
+  )  # fmt: skip
+
+
+def _gains(**gains):
+  """Verdicts' input: gain and half its interval by objective, for one encoder and fraction."""
+  return {KEY._replace(objective=name): methods.Estimate(mean, half, 3) for name, (mean, half) in gains.items()}
+
+
+def test_helps_hurts_and_undecided_are_told_apart():
+  gains = _gains(vae=(0.02, 0.01), tile2vec=(0.02, 0.03), contrastive=(-0.02, 0.01))
+  assert [gain.verdict for gain in gains.values()] == ['helps', 'undecided', 'hurts']
+  assert findings._headline(gains) == (
+    'Pretraining helps in 1 of 3 comparisons by more than the interval over 3 seeds, hurts in 1, and 1 is undecided.'
+  )
+  assert findings._by_objective(gains) == [
+    'VAE helps in 1 of 1; Tile2Vec helps in 0 of 1; contrastive helps in 0 of 1, hurts in 1.'
+  ]
+
+
+def test_one_seed_decides_nothing():
+  gains = _gains(vae=(0.02, None), tile2vec=(-0.011, None))
+  assert findings._headline(gains).startswith(
+    'One seed decides nothing: pretraining moves class-weighted IoU by −1.1 to +2.0 points'
+  )
+  assert findings._by_objective(gains) == []
+
+
+def test_what_places_say_of_what_seeds_decide():
+  firm, loose = intervals.Interval(0.01, 0.03), intervals.Interval(-0.01, 0.05)
+  gains = {
+    KEY: methods.Estimate(0.02, 0.01, 3, firm),
+    KEY._replace(objective='tile2vec'): methods.Estimate(0.02, 0.01, 3, loose),
+    KEY._replace(objective='contrastive'): methods.Estimate(0.02, 0.01, 3, None, 'it has 3 blocks'),
+  }
+  assert findings._places(gains) == [
+    'Of 2 decided over seeds, 1 also hold over other test places (block bootstrap).',
+    'No interval over test places for 1 of 3 gains: it has 3 blocks.',
+  ]
+
+
+def test_sentences_of_a_grid(folder):
+  grid, runs = _grid(folder)
+  verdict = findings.verdict(grid, runs)
+  for encoder in ('ResNet18', 'ResNet34'):
+    for fraction in ('all labels', '5 % of the labels'):
+      key = KEY._replace(objective='tile2vec', encoder=encoder.lower(), fraction=1.0 if fraction[0] == 'a' else 0.05)
+      text = grid.gain(key, 'weighted_iou').text(signed=True)
+      assert any(s.startswith(f'{encoder}, {fraction}: ') and text in s for s in verdict.sentences)
+  assert any(s.startswith('Best of 4 methods with all labels: Tile2Vec, ResNet34') for s in verdict.sentences)
+  assert any(s.startswith('The per-pixel random forest reaches ') for s in verdict.sentences)
+
+
+def test_intervals_over_places_hold_the_score(folder):
+  grid, _ = _grid(folder)
+  for key in grid.runs:
+    for metric in methods.METRICS:
+      score = grid.score(key, metric)
+      assert score.places.low < score.mean < score.places.high
+
+
+def test_the_page_shows_methods_and_not_runs(folder, tmp_path):
+  page = Page(html.write_report([folder], tmp_path / 'report.html'))
+  alts = [alt for alt, _ in page.pictures()]
+  assert sum(alt.startswith('Class-weighted IoU of ResNet') for alt in alts) == 2
+  assert sum('IoU of each class' in alt for alt in alts) == 2
+  assert sum(alt.startswith('Confusion matrix') for alt in alts) == 5  # four methods and the forest
+  assert sum(alt.startswith('Pretraining loss') for alt in alts) == 1
+  assert sum(alt.startswith('Validation IoU') for alt in alts) == 4
+  # Three inputs and four predictions of each of four patches.
+  assert sum('patch demo_' in alt for alt in alts) == 4 * 7
+  for name in ('Tables 2 to 8', 'Table 9', 'Table 10', 'Figure 3', 'Figure 4'):
+    assert name in page.words
+  means = {row[0]: row[1] for table in page.tables for row in table if row[0] == 'Tile2Vec, ResNet18'}
+  grid, _ = _grid(folder)
+  assert means['Tile2Vec, ResNet18'] == grid.score(KEY._replace(objective='tile2vec'), 'weighted_iou').text()
+  assert (tmp_path / 'report.html').stat().st_size < 10e6
+
+
+def test_damage_is_named_and_breaks_nothing(folder, tmp_path):
+  shutil.copytree(folder, tmp_path / 'g')
+  runs = tmp_path / 'g' / 'runs'
+  shutil.rmtree(runs / 'tile2vec_resnet18_seed1_fraction0.05')
+  (runs / 'none_resnet18_seed0_fraction0.05' / 'test.json').write_text('{')
+  (runs / 'none_resnet18_seed0_fraction1.0' / 'test_patches.npz').write_bytes(b'PK')
+  (runs / 'none_resnet34_seed0_fraction1.0' / 'test_patches.npz').unlink()
+  (runs / 'none_resnet34_seed1_fraction0.05' / 'config.json').write_text('{')
+  (runs / 'tile2vec_resnet34_seed0_fraction1.0' / 'samples.npz').unlink()
+  (runs / 'tile2vec_resnet34_seed1_fraction0.05' / 'test.json').unlink()
+  page = Page(html.write_report([tmp_path / 'g'], tmp_path / 'report.html'))
+  for words in (
+    'tile2vec_resnet18_seed1_fraction0.05: has not begun',
+    'none_resnet18_seed0_fraction0.05: test.json cannot be read',
+    'none_resnet34_seed1_fraction0.05 does not say how it was pretrained, and is in no mean',
+    'tile2vec_resnet34_seed1_fraction0.05: did not finish',
+    'No interval over test places for 2 of 3 gains: test_patches.npz of none_resnet18_seed0_fraction1.0 cannot be read, '
+    'and 1 other reason.',
+    '3 of 16 runs have no test result',
+  ):
+    assert words in page.words, words
+
+
+def test_runs_that_would_count_twice_or_on_other_pixels_are_left_out(folder, tmp_path):
+  shutil.copytree(folder / 'runs', tmp_path / 'g')
+  shutil.copytree(tmp_path / 'g' / 'none_resnet18_seed0_fraction1.0', tmp_path / 'g' / 'twin')
+  path = tmp_path / 'g' / 'none_resnet34_seed0_fraction1.0' / 'test.json'
+  test = json.loads(path.read_text())
+  test['methods']['model'] = metrics.method(2 * np.array(test['methods']['model']['confusion']))
+  path.write_text(json.dumps(test))
+  grid, _ = _grid(tmp_path / 'g')
+  assert grid.left_out == (
+    'none_resnet34_seed0_fraction1.0 was tested on other pixels than most runs on corine_level1, and is in no mean',
+    'twin is of the same method and seed as none_resnet18_seed0_fraction1.0, and is in no mean',
+  )
+  assert grid.score(KEY._replace(objective='none', encoder='resnet34'), 'weighted_iou').seeds == 1
+
+
+def test_the_command_of_a_grid_is_one_line(folder):
+  lines = facts.commands([read_run(path) for path in html.run_directories(folder)], [str(folder)], None)
+  assert len([line for line in lines if 'deepsentinel.main' in line]) == 0
+  command = next(line for line in lines if 'launch/grid.py' in line)
+  for part in (
+    '--size=small',
+    '--seeds=0,1',
+    '--fractions=1.0,0.05',
+    'configs/none_resnet18.py,configs/none_resnet34.py',
+  ):
+    assert part in command
+  assert lines[-1].endswith('--out=report.html')
