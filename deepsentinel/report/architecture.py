@@ -1,6 +1,7 @@
 """The paper's Tables 2 to 8 and 10: what the networks of some runs are made of, and what they tell apart."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,9 @@ class Table:
   rows: tuple[tuple[str, ...], ...]
 
 
+_layers = functools.cache(describe.tables)
+
+
 def tables(runs: Sequence[Run]) -> list[Table]:
   """Tables 2 to 8 as far as they concern the runs: at the paper's size beside its numbers and, if it is another, at
   the runs' own."""
@@ -54,8 +58,8 @@ def tables(runs: Sequence[Run]) -> list[Table]:
   found: dict[str, Table] = {}
   for encoder in methods.ordered(settings, {name: name for name in ('resnet18', 'resnet34', 'resnet18attn')}):
     size = settings[encoder]
-    own = describe.tables(encoder, *size) if size[:3] != (WIDTH, CHANNELS, CROP_PX) else None
-    for i, table in enumerate(describe.tables(encoder, WIDTH, CHANNELS, CROP_PX, CLASSES)):
+    own = _layers(encoder, *size) if size[:3] != (WIDTH, CHANNELS, CROP_PX) else None
+    for i, table in enumerate(_layers(encoder, WIDTH, CHANNELS, CROP_PX, CLASSES)):
       made = _beside(table, own[i] if own else None, size)
       found.setdefault(made.title.partition(' (')[0], made)
   return sorted(found.values(), key=lambda table: table.title)

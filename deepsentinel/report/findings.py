@@ -139,9 +139,8 @@ def _baselines(grid: Grid) -> list[str]:
       score = float(np.mean(values))
       better = sum(mean - score >= tables.TIE for mean in means)
       how_many = 'all' if better == len(means) > 1 else better or 'none'
-      sentences.append(
-        f'The {label} reaches {tables.percent(score)} %: {how_many} of {tables.counted(len(means), "method")} {"beats" if better == 1 else "beat"} it.'
-      )
+      beat = f'{how_many} of {tables.counted(len(means), "method")} {"beats" if better == 1 else "beat"} it'
+      sentences.append(f'The {label} reaches {tables.percent(score)} %: {beat}.')
   return sentences
 
 

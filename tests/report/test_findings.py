@@ -120,8 +120,8 @@ def test_damage_is_named_and_breaks_nothing(folder, tmp_path):
     'none_resnet18_seed0_fraction0.05: test.json cannot be read',
     'none_resnet34_seed1_fraction0.05 does not say how it was pretrained, and is in no mean',
     'tile2vec_resnet34_seed1_fraction0.05: did not finish',
-    'No interval over test places for 2 of 3 gains: test_patches.npz of none_resnet18_seed0_fraction1.0 cannot be read, '
-    'and 1 other reason.',
+    'No interval over test places for 2 of 3 gains: test_patches.npz of none_resnet18_seed0_fraction1.0 cannot be '
+    'read, and 1 other reason.',
     '3 of 16 runs have no test result',
   ):
     assert words in page.words, words
