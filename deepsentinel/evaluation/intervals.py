@@ -10,16 +10,17 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 
 from deepsentinel.evaluation import metrics
 
-RESAMPLES = 1000
-MIN_BLOCKS = 10  # below it, percentiles of a bootstrap are too narrow to be shown
+RESAMPLES = 2000
+MIN_BLOCKS = 8  # below it, the percentiles that would be needed lie beyond the draws
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """95 % of the resampled values; of a share, not in per cent."""
+  """A 95 % interval of a share, not in per cent."""
 
   low: float
   high: float
@@ -36,11 +37,13 @@ class Resampled:
 
   Attributes:
     places: (patch id, block) of every patch, sorted; what two runs must share to be compared.
+    blocks: how many were drawn from.
     scores: metrics.SCORES -> float64 [R]; {} where there are none.
     reason: why there are none, as the end of a sentence; '' if there are.
   """
 
   places: tuple[tuple[str, int], ...] = ()
+  blocks: int = 0
   scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
   reason: str = ''
 
@@ -75,23 +78,25 @@ def resample(
   count = len(pooled)
   if count < MIN_BLOCKS:
     plural = '' if count == 1 else 's'
-    return Resampled(places, reason=f'its test patches lie in {count} block{plural}; it takes {MIN_BLOCKS}')
+    return Resampled(places, count, reason=f'its test patches lie in {count} block{plural}; it takes {MIN_BLOCKS}')
   draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)  # [R, blocks]
   drawn = (draws @ pooled.reshape(count, -1)).reshape(resamples, *pooled.shape[1:])  # [R, K, K]
   values = metrics.rates(drawn)
-  return Resampled(places, {name: values[name] for name in metrics.SCORES})
+  return Resampled(places, count, {name: values[name] for name in metrics.SCORES})
 
 
 def of_score(runs: Sequence[Resampled], metric: str) -> tuple[Interval | None, str]:
   """Interval of the mean score over runs that differ in their seed; (None, why) where there is none."""
   reason = _obstacle(runs)
-  return (None, reason) if reason else (_percentiles([run.scores[metric] for run in runs]), '')
+  return (None, reason) if reason else (_interval([run.scores[metric] for run in runs], runs[0].blocks), '')
 
 
 def of_gain(pairs: Sequence[tuple[Resampled, Resampled]], metric: str) -> tuple[Interval | None, str]:
   """Interval of the mean of first minus second over pairs of runs; (None, why) where there is none."""
   reason = _obstacle([run for pair in pairs for run in pair])
-  return (None, reason) if reason else (_percentiles([a.scores[metric] - b.scores[metric] for a, b in pairs]), '')
+  if reason:
+    return None, reason
+  return _interval([a.scores[metric] - b.scores[metric] for a, b in pairs], pairs[0][0].blocks), ''
 
 
 def _obstacle(runs: Sequence[Resampled]) -> str:
@@ -103,6 +108,12 @@ def _obstacle(runs: Sequence[Resampled]) -> str:
   return '' if len({run.places for run in runs}) == 1 else 'the runs were tested on different patches'
 
 
-def _percentiles(values: Sequence[np.ndarray]) -> Interval:
-  low, high = np.percentile(np.mean(values, 0), [2.5, 97.5])
+def _interval(values: Sequence[np.ndarray], blocks: int) -> Interval:
+  """Expanded percentiles (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 5.3) of the mean.
+
+  Plain ones are too narrow for few blocks: the tails are those of a normal law at sqrt(n / (n - 1)) t(n - 1), 0.6 %
+  instead of 2.5 % at 8 blocks.
+  """
+  tail = 100 * scipy.special.ndtr(np.sqrt(blocks / (blocks - 1)) * scipy.special.stdtrit(blocks - 1, 0.025))
+  low, high = np.percentile(np.mean(values, 0), [tail, 100 - tail])
   return Interval(float(low), float(high))

@@ -103,11 +103,13 @@ def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', 
     spread = [100 * (v or 0) for v in half_widths]
     axis.barh(y, values, height * 0.9, color=colour, label=label)
     if any(spread):
-      axis.errorbar(values, y, xerr=spread, fmt='none', ecolor=INK, elinewidth=0.7 if many else 1.1, alpha=0.75)
+      axis.errorbar(
+        values, y, xerr=_within(values, spread), fmt='none', ecolor=INK, elinewidth=0.7 if many else 1.1, alpha=0.75
+      )
     if not many:
       for position, value, half, known in zip(y, values, spread, iou, strict=True):
         text = f'{value:.1f}' if known is not None else '–'
-        axis.text(value + half + 0.8, position, text, va='center', fontsize=8, color=MUTED)
+        axis.text(min(value + half, 100) + 0.8, position, text, va='center', fontsize=8, color=MUTED)
   axis.set_yticks(np.arange(len(classes)), [_short(c, 34) for c in classes], color=INK, fontsize=8 if many else 10)
   axis.set_ylim(len(classes) - 0.5, -0.5)
   axis.set_xlim(0, 100 * top if title else None if many else 100)
@@ -140,7 +142,8 @@ def by_fraction(title: str, lines: Sequence[Line], references: Sequence[Line], y
   for position, (label, colour, xs, ys, half_widths) in enumerate(lines):
     # Side by side, so that bars do not hide each other.
     x = np.array(xs) * 1.05 ** (position - (len(lines) - 1) / 2)
-    y, spread = 100 * np.array(ys), [100 * (v or 0) for v in half_widths]
+    y = 100 * np.array(ys)
+    spread = _within(y, [100 * (v or 0) for v in half_widths])
     axis.errorbar(x, y, spread, color=colour, label=label, marker='o', markersize=5, linewidth=1.9, elinewidth=1.2,
                   capsize=2.5)  # fmt: skip
   for _, colour, xs, ys, _ in references:
@@ -154,6 +157,12 @@ def by_fraction(title: str, lines: Sequence[Line], references: Sequence[Line], y
   axis.set_ylabel('class-weighted IoU, %')
   axis.set_title(title)
   return _png(figure)
+
+
+def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float]) -> np.ndarray:
+  """Lengths [2, N] of bars below and above values in per cent that end at 0 and 100."""
+  low, high = np.minimum(spread, values), np.minimum(spread, 100 - np.asarray(values))
+  return np.array([low, high])
 
 
 @_styled

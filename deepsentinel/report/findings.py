@@ -23,7 +23,7 @@ def verdict(grid: Grid, runs: Sequence[Run]) -> tables.Verdict:
     headline, sentences = _headline(gains), [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains), best]
   else:
     headline, sentences = best, ['What pretraining adds cannot be said: no run has its like without pretraining.']
-  sentences += _baselines(grid)
+  sentences += [*_no_places(grid), *_baselines(grid)]
   seen = max((run.test.get('also_trained_on', 0) for run in runs if run.test), default=0)
   if seen:
     sentences.append(f'{seen} of {patches} stood in the training split too: the score shows only that the chain runs.')
@@ -96,19 +96,23 @@ def _sides(found: dict[str, list[str]]) -> str:
 
 
 def _places(gains: Gains) -> list[str]:
-  """Whether what the seeds decide also holds over places, and where that is not known."""
+  """Whether what the seeds decide also holds over places."""
   known = [gain.places for gain in gains.values() if gain.decided and gain.places]
   firm = sum(places.decided for places in known)
-  sentences = []
-  if known:
-    which = f'all {firm}' if firm == len(known) > 1 else firm or 'none'
-    sentences.append(f'Of {len(known)} decided over seeds, {which} also hold over other test places (block bootstrap).')
-  reasons = collections.Counter(gain.no_places for gain in gains.values() if gain.no_places)
-  if reasons:
-    first = next(iter(reasons))
-    more = f', and {tables.counted(len(reasons) - 1, "other reason")}' if len(reasons) > 1 else ''
-    sentences.append(f'No interval over test places for {reasons.total()} of {len(gains)} gains: {first}{more}.')
-  return sentences
+  which = f'all {firm}' if firm == len(known) > 1 else firm or 'none'
+  text = f'Of {len(known)} decided over seeds, {which} also hold over other test places (block bootstrap).'
+  return [text] if known else []
+
+
+def _no_places(grid: Grid) -> list[str]:
+  """How many methods have no interval over places, and why."""
+  reasons = collections.Counter(s.no_places for key in grid.runs if (s := grid.score(key, METRIC)).no_places)
+  if not reasons:
+    return []
+  more = f', and {tables.counted(len(reasons) - 1, "other reason")}' if len(reasons) > 1 else ''
+  return [
+    f'No interval over test places for {reasons.total()} of {len(grid.runs)} scores: {next(iter(reasons))}{more}.'
+  ]
 
 
 def _best(grid: Grid, patches: str) -> str:
@@ -117,15 +121,16 @@ def _best(grid: Grid, patches: str) -> str:
   key = max(keys, key=lambda k: grid.score(k, METRIC).mean)
   score = grid.score(key, METRIC)
   seeds = f'mean of {score.seeds} seeds' if score.seeds > 1 else 'one seed'
-  labels = methods.fraction_words(where.fraction)
-  who = f'Best of {len(keys)} methods with {labels}: {method_name(key)}' if len(keys) > 1 else method_name(key)
-  with_ = '' if len(keys) > 1 else f' with {labels}'
-  return f'{tables.capital(who)}, {score.text()} % class-weighted IoU{with_} ({seeds}) on {patches}.'
+  who, labels = method_name(key, ' with '), f'with {methods.fraction_words(where.fraction)}'
+  reached = f'{score.text()} % class-weighted IoU'
+  if len(keys) == 1:
+    return f'{tables.capital(who)} reaches {reached} {labels} ({seeds}) on {patches}.'
+  return f'Best of {len(keys)} methods {labels}: {who}, {reached} ({seeds}) on {patches}.'
 
 
-def method_name(key: Key) -> str:
+def method_name(key: Key, between: str = ', ') -> str:
   """'Tile2Vec, ResNet18'."""
-  return f'{methods.objective_name(key.objective)}, {methods.encoder_name(key.encoder)}'
+  return f'{methods.objective_name(key.objective)}{between}{methods.encoder_name(key.encoder)}'
 
 
 def _baselines(grid: Grid) -> list[str]:

@@ -101,9 +101,10 @@ def fraction_charts(grid: Grid, target: str) -> tuple[list[Picture], list[tuple[
 
 
 def _range(lines: Sequence[figures.Line], references: Sequence[figures.Line]) -> tuple[float, float]:
-  """Limits in per cent that hold every mean, its interval up to 10 points, and the best baseline if it is near."""
-  low = min(y - min(h or 0, 0.1) for _, _, _, ys, hs in lines for y, h in zip(ys, hs, strict=True))
-  high = max(y + min(h or 0, 0.1) for _, _, _, ys, hs in lines for y, h in zip(ys, hs, strict=True))
+  """Limits in per cent: every mean, intervals up to three times their median, and baselines that are near."""
+  most = 3 * float(np.median([h for *_, hs in lines for h in hs if h is not None] or [0]))
+  ends = [(y, min(h or 0, most)) for _, _, _, ys, hs in lines for y, h in zip(ys, hs, strict=True)]
+  low, high = min(y - h for y, h in ends), max(y + h for y, h in ends)
   near = [y for _, _, _, ys, _ in references for y in ys if low - 0.1 < y < high + 0.1]
   low, high = min([low, *near]), max([high, *near])
   pad = max(0.01, 0.06 * (high - low))
@@ -116,7 +117,7 @@ def class_charts(grid: Grid, where: Slice) -> list[Picture]:
   first = next(iter(grid.runs[next(iter(scores))].values()))
   classes = first.test['classes']
   drawn = [k for k in range(len(classes)) if any(iou[k] for iou in scores.values())]
-  ends = [e.mean + min(e.half_width or 0, 0.1) for iou in scores.values() for e in iou if e]
+  ends = [min(e.mean + (e.half_width or 0), 1) for iou in scores.values() for e in iou if e]
   made = []
   for encoder in grid.encoders(*where):
     bars: list[figures.Bars] = []
@@ -128,7 +129,7 @@ def class_charts(grid: Grid, where: Slice) -> list[Picture]:
            [e.half_width if e else None for e in chosen])
         )  # fmt: skip
     name = methods.encoder_name(encoder)
-    png = figures.class_iou([classes[k] for k in drawn], bars, name, min(1.0, max(ends) + 0.12))
+    png = figures.class_iou([classes[k] for k in drawn], bars, name, max(ends) + 0.13)
     made.append(pictures.chart(png, f'Bar chart of the IoU of each class, {name}, {methods.fraction_words(where[1])}'))
   return made
 

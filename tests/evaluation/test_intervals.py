@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from deepsentinel.evaluation import intervals, metrics
 
@@ -28,9 +29,22 @@ def test_accuracy_of_blocks_right_or_wrong_is_binomial():
   """Half of 20 blocks all right, half all wrong: a resample's accuracy is a Binomial(20, 1/2) / 20."""
   resampled = intervals.resample(*_patches([100] * 10 + [0] * 10), resamples=4000)
   interval, _ = intervals.of_score([resampled], 'overall_accuracy')
-  assert (interval.low, interval.high) == pytest.approx((6 / 20, 14 / 20), abs=0.05 + 1e-9)  # scipy: binom.ppf 6, 14
+  tail = scipy.stats.norm.cdf(np.sqrt(20 / 19) * scipy.stats.t.ppf(0.025, 19))
+  expected = scipy.stats.binom.ppf([tail, 1 - tail], 20, 0.5) / 20
+  assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=0.05 + 1e-9)  # one block either way
   assert resampled.scores['overall_accuracy'].mean() == pytest.approx(0.5, abs=0.01)
   assert resampled.scores['overall_accuracy'].std() == pytest.approx(np.sqrt(0.25 / 20), rel=0.05)
+
+
+def test_few_blocks_widen_the_interval_to_the_t_interval():
+  """Of the mean of normal values, the expanded percentiles are about Student's interval."""
+  found = []
+  for number in range(40):
+    right = np.random.default_rng(number).normal(50, 10, 8).round().clip(0, 100).astype(int)
+    interval, _ = intervals.of_score([intervals.resample(*_patches(right))], 'overall_accuracy')
+    half = scipy.stats.t.ppf(0.975, 7) * right.std(ddof=1) / np.sqrt(8) / 100
+    found.append((interval.high - interval.low) / (2 * half))
+  assert np.mean(found) == pytest.approx(1, abs=0.05)
 
 
 def test_a_block_is_drawn_whole():
@@ -62,12 +76,12 @@ def test_the_same_draws_every_time_and_whatever_the_numbers_of_blocks():
 
 
 def test_too_few_blocks_is_a_reason_and_no_interval():
-  few = intervals.resample(*_patches([80] * 40, np.arange(40) % 9))
-  assert intervals.of_score([few], 'weighted_iou') == (None, 'its test patches lie in 9 blocks; it takes 10')
+  few = intervals.resample(*_patches([80] * 40, np.arange(40) % 7))
+  assert intervals.of_score([few], 'weighted_iou') == (None, 'its test patches lie in 7 blocks; it takes 8')
   # Blocks without a label are none.
   ids, block, confusion = _patches([80] * BLOCKS)
-  confusion[:4] = 0
-  assert 'lie in 8 blocks' in intervals.resample(ids, block, confusion).reason
+  confusion[:5] = 0
+  assert 'lie in 7 blocks' in intervals.resample(ids, block, confusion).reason
   assert intervals.of_gain([], 'weighted_iou') == (None, 'there is no run')
 
 
