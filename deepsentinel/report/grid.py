@@ -5,7 +5,7 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
-from deepsentinel.report import methods
+from deepsentinel.report import architecture, methods
 from deepsentinel.report.methods import METRICS, Estimate, Grid, Slice
 from deepsentinel.report.runs import OBJECTIVES, Run
 
@@ -115,19 +115,23 @@ def _millions(grid: Grid, encoder: str) -> str:
   return ''
 
 
-def markdown(grid: Grid, banner: str, findings: Sequence[str]) -> str:
-  """What was found and all tables as Markdown, under the sentence that says where the pixels come from."""
+def markdown(grid: Grid, banner: str, findings: Sequence[str], more: Sequence[architecture.Table]) -> str:
+  """What was found, Table 9 and `more` tables as Markdown, under the sentence that says where the pixels come from."""
   parts = ['# Pretraining by encoder', f'> {banner}', '\n'.join(f'- {sentence}' for sentence in findings)]
   for table in tables(grid):
     head = ['pretraining', *(methods.encoder_name(c) for c in table.columns)]
-    lines = [f'## {table.title[0].upper()}{table.title[1:]}, %', '']
-    lines += [f'| {" | ".join(head)} |', f'|{"---|" * len(head)}']
-    for row in table.rows:
-      texts = [_text(table.cells.get((row, column))) for column in table.columns]
-      lines.append(f'| {" | ".join([OBJECTIVES.get(row, row), *texts])} |')
-    parts.append('\n'.join(lines))
+    rows = [
+      [OBJECTIVES.get(row, row), *(_text(table.cells.get((row, c))) for c in table.columns)] for row in table.rows
+    ]
+    parts += [f'## {table.title[0].upper()}{table.title[1:]}, %', _markdown_table(head, rows)]
   parts += LEGEND
+  for other in more:
+    parts += [f'## {other.title}', _markdown_table(other.heads, other.rows), other.note]
   return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  return '\n'.join(f'| {" | ".join(line)} |' for line in [head, ['---'] * len(head), *rows])
 
 
 LEGEND = (

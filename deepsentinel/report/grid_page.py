@@ -49,10 +49,18 @@ def comparison(grid: Grid, where: Slice) -> tables.Comparison:
   for name, label in tables.BASELINES.items():
     entries = grid.baseline(where, name, lambda entry: entry)
     if entries:
-      rows.append(tables.Method(label, 'baseline, no network', entries[0]))
+      rows.append(tables.Method(label, 'baseline, no network', _mean_entry(entries)))
   return tables.Comparison(
     tuple(first.test['classes']), where.target, tuple(rows), int(first.test.get('test_patches', 0)), ''
   )
+
+
+def _mean_entry(entries: list[dict[str, Any]]) -> dict[str, Any]:
+  """A baseline's scores over seeds, as an entry of test.json's `methods`."""
+  known = [[v for v in column if v is not None] for column in zip(*(e['iou'] for e in entries), strict=True)]
+  means = {name: float(np.mean([entry[name] for entry in entries])) for name in METRICS}
+  confusion = np.sum([entry['confusion'] for entry in entries], 0)
+  return {**means, 'iou': [float(np.mean(v)) if v else None for v in known], 'confusion': confusion.tolist()}
 
 
 def content(grid: Grid, runs: list[Run], target: legend.Target) -> dict[str, Any]:

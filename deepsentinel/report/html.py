@@ -42,7 +42,8 @@ def write_report(
     out: the HTML file to write.
     embedding: folder of an embedding map, with embedding.png; shown if given.
   Returns:
-    The path written. Beside it lie the same name with .md, Table 9 of the runs, and .csv, every run's scores.
+    The path written. Beside it lie the same name with .md, Table 9 of the runs and the networks' layers, and .csv,
+    every run's scores.
   Raises:
     ValueError: not one of the directories holds a run.
   """
@@ -61,12 +62,11 @@ def write_report(
   gridded = methods.collect(loaded)
   content = _content(loaded, gridded, [str(run) for run in runs], pathlib.Path(embedding) if embedding else None)
   page = _template().render(**content)
+  said = (content['verdict'].headline, *content['verdict'].sentences)
+  layers = [table for _, several in content['architecture'] for table in several]
   out.parent.mkdir(parents=True, exist_ok=True)
   for path, text in (
-    (
-      out.with_suffix('.md'),
-      grid.markdown(gridded, content['banner'][1], (content['verdict'].headline, *content['verdict'].sentences)),
-    ),
+    (out.with_suffix('.md'), grid.markdown(gridded, content['banner'][1], said, layers)),
     (out.with_suffix('.csv'), grid.as_csv(loaded)),
     (out, page),
   ):

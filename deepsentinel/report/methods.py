@@ -133,10 +133,6 @@ class Grid:
     """From the smallest."""
     return sorted({key.fraction for key in self.runs if key.target == target})
 
-  @property
-  def seeds(self) -> list[int]:
-    return sorted({seed for runs in self.runs.values() for seed in runs})
-
   def score(self, key: Key, metric: str) -> Estimate:
     """Of one method, over its seeds."""
     runs = self.runs[key].values()
