@@ -128,11 +128,13 @@ Line = tuple[str, str, Sequence[float], Sequence[float], Sequence[float | None]]
 
 
 @_styled
-def by_fraction(title: str, lines: Sequence[Line], references: Sequence[Line], ylim: tuple[float, float]) -> bytes:
-  """Score over the share of the labels, on a logarithmic scale.
+def by_fraction(
+  title: str, ylabel: str, lines: Sequence[Line], references: Sequence[Line], ylim: tuple[float, float]
+) -> bytes:
+  """Score, or gain, over the share of the labels, on a logarithmic scale.
 
   Args:
-    title: of the panel.
+    title, ylabel: of the panel.
     lines: (label, colour, fractions, scores, half of their intervals or None), a line with bars each.
     references: the same without intervals, drawn thin and dashed.
     ylim: in per cent.
@@ -143,7 +145,7 @@ def by_fraction(title: str, lines: Sequence[Line], references: Sequence[Line], y
     # Side by side, so that bars do not hide each other.
     x = np.array(xs) * 1.05 ** (position - (len(lines) - 1) / 2)
     y = 100 * np.array(ys)
-    spread = _within(y, [100 * (v or 0) for v in half_widths])
+    spread = _within(y, [100 * (v or 0) for v in half_widths], -100 if ylim[0] < 0 else 0)
     axis.errorbar(x, y, spread, color=colour, label=label, marker='o', markersize=5, linewidth=1.9, elinewidth=1.2,
                   capsize=2.5)  # fmt: skip
   for _, colour, xs, ys, _ in references:
@@ -154,14 +156,14 @@ def by_fraction(title: str, lines: Sequence[Line], references: Sequence[Line], y
   axis.set_xlim(fractions[0] / 1.3, fractions[-1] * 1.3)
   axis.set_ylim(*ylim)
   axis.set_xlabel('share of the labels, %')
-  axis.set_ylabel('class-weighted IoU, %')
+  axis.set_ylabel(ylabel)
   axis.set_title(title)
   return _png(figure)
 
 
-def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float]) -> np.ndarray:
-  """Lengths [2, N] of bars below and above values in per cent that end at 0 and 100."""
-  low, high = np.minimum(spread, values), np.minimum(spread, 100 - np.asarray(values))
+def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float], lowest: float = 0) -> np.ndarray:
+  """Lengths [2, N] of bars below and above values in per cent that end at `lowest` and 100."""
+  low, high = np.minimum(spread, np.asarray(values) - lowest), np.minimum(spread, 100 - np.asarray(values))
   return np.array([low, high])
 
 

@@ -23,6 +23,8 @@ def verdict(grid: Grid, runs: Sequence[Run]) -> tables.Verdict:
     headline, sentences = _headline(gains), [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains), best]
   else:
     headline, sentences = best, ['What pretraining adds cannot be said: no run has its like without pretraining.']
+  if len({tuple(seeds) for seeds in grid.runs.values()}) > 1:
+    sentences.append('Not every method has every seed, so their means are not over the same seeds; the gains are.')
   sentences += [*_no_places(grid), *_baselines(grid)]
   seen = max((run.test.get('also_trained_on', 0) for run in runs if run.test), default=0)
   if seen:
@@ -41,6 +43,9 @@ def _headline(gains: Gains) -> str:
   count = collections.Counter(gain.verdict for gain in gains.values())
   seeds = sorted({gain.seeds for gain in gains.values()})
   over = f'{seeds[0]} seeds' if len(seeds) == 1 else f'{seeds[0]} to {seeds[-1]} seeds'
+  if count['undecided'] == len(gains):
+    which = f'none of {len(gains)} comparisons differs' if len(gains) > 1 else 'it does not differ'
+    return f'Whether pretraining helps is undecided: {which} from no pretraining by more than the interval over {over}.'
   rest = f'{_is_are(count["undecided"])} undecided' if count['undecided'] else 'none is undecided'
   return (
     f'Pretraining helps in {count["helps"]} of {len(gains)} comparisons by more than the interval over {over}, '
@@ -50,8 +55,8 @@ def _headline(gains: Gains) -> str:
 
 def _by_objective(gains: Gains) -> list[str]:
   """'Tile2Vec helps in 7 of 9 and hurts in none; ...', and what chance would do."""
-  if not any(gain.half_width is not None for gain in gains.values()):
-    return []
+  if not any(gain.decided for gain in gains.values()):
+    return []  # the headline says it all
   by: dict[str, list[Estimate]] = {}
   for key, gain in gains.items():
     by.setdefault(key.objective, []).append(gain)
@@ -59,7 +64,9 @@ def _by_objective(gains: Gains) -> list[str]:
   for objective in sorted(by, key=lambda o: -sum(g.verdict == 'helps' for g in by[o])):
     count = collections.Counter(gain.verdict for gain in by[objective])
     hurts = f', hurts in {count["hurts"]}' if count['hurts'] else ''
-    parts.append(f'{methods.objective_name(objective)} helps in {count["helps"]} of {len(by[objective])}{hurts}')
+    parts.append(
+      f'{methods.objective_name(objective)} helps in {count["helps"] or "none"} of {len(by[objective])}{hurts}'
+    )
   sentence = tables.capital('; '.join(parts)) + '.'
   if len(gains) >= 10:
     sentence += f' Of {len(gains)} comparisons at 95 %, about {0.05 * len(gains):.1f} look decided by chance alone.'

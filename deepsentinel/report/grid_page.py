@@ -1,6 +1,6 @@
 """The page's parts for a grid of runs: methods instead of runs, means over seeds instead of single scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,46 +77,69 @@ def content(grid: Grid, runs: list[Run], target: legend.Target) -> dict[str, Any
   }
 
 
-def fraction_charts(grid: Grid, target: str) -> tuple[list[Picture], list[tuple[str, str]]]:
-  """Score over label fractions, a panel per encoder, on one scale; and (name, colour) of the baselines in sight."""
+def fraction_charts(grid: Grid, target: str) -> tuple[list[Picture], list[Picture], list[tuple[str, str]]]:
+  """Score and gain over label fractions, a panel per encoder, each on one scale; and (name, colour) of the baselines
+  in sight."""
   fractions = grid.fractions(target)
-  panels: dict[str, list[figures.Line]] = {}
-  for encoder in grid.encoders(target):
-    for objective in grid.objectives(target):
-      keys = [key for f in fractions if (key := Key(target, f, objective, encoder)) in grid.runs]
-      if keys:
-        found = [grid.score(key, findings.METRIC) for key in keys]
-        panels.setdefault(encoder, []).append(
-          (methods.objective_name(objective), colour(objective), [key.fraction for key in keys],
-           [score.mean for score in found], [score.half_width for score in found])
-        )  # fmt: skip
   references: list[figures.Line] = []
   for (name, label), grey in zip(tables.BASELINES.items(), figures.BASELINE_COLOURS[::-1], strict=False):
     values = {f: grid.baseline(Slice(target, f), name) for f in fractions}
     known = [f for f in fractions if values[f] and None not in values[f]]
     if known:
       references.append((label, grey, known, [float(np.mean(values[f])) for f in known], [None] * len(known)))
-  ylim = _range([line for lines in panels.values() for line in lines], references)
+  scores = _panels(grid, target, grid.score)
+  ylim = _range(scores, references)
+  seen = [(label, grey) for label, grey, _, ys, _ in references if any(ylim[0] < 100 * y < ylim[1] for y in ys)]
+  made = _fraction_panels(scores, 'class-weighted IoU, %', references, (max(0, ylim[0]), min(100, ylim[1])))
+  gains = _panels(grid, target, grid.gain)
+  if not gains:
+    return made, [], seen
+  zero: figures.Line = ('no pretraining', colour('none'), fractions, [0.0] * len(fractions), [None] * len(fractions))
+  return made, _fraction_panels(gains, 'gain, points', [zero], _range(gains, [zero])), seen
+
+
+def _panels(
+  grid: Grid, target: str, estimate: Callable[[Key, str], methods.Estimate | None]
+) -> dict[str, list[figures.Line]]:
+  """Encoder -> a line per objective of what `estimate` says of it at each label fraction."""
+  panels: dict[str, list[figures.Line]] = {}
+  for encoder in grid.encoders(target):
+    for objective in grid.objectives(target):
+      keys = [key for f in grid.fractions(target) if (key := Key(target, f, objective, encoder)) in grid.runs]
+      found = [(key.fraction, e) for key in keys if (e := estimate(key, findings.METRIC))]
+      if found:
+        panels.setdefault(encoder, []).append(
+          (methods.objective_name(objective), colour(objective), [f for f, _ in found], [e.mean for _, e in found],
+           [e.half_width for _, e in found])
+        )  # fmt: skip
+  return panels
+
+
+def _fraction_panels(
+  panels: dict[str, list[figures.Line]], ylabel: str, references: list[figures.Line], ylim: tuple[float, float]
+) -> list[Picture]:
   made = []
   for encoder, lines in panels.items():
     name = methods.encoder_name(encoder)
-    told = '; '.join(f'{label} {", ".join(f"{100 * y:.1f}" for y in ys)}' for label, _, _, ys, _ in lines)
-    shares = ', '.join(f'{100 * f:g}' for f in fractions)
-    alt = f'Class-weighted IoU of {name} with {shares} % of the labels: {told}'
-    made.append(pictures.chart(figures.by_fraction(name, lines, references, ylim), alt))
-  seen = [(label, grey) for label, grey, _, ys, _ in references if any(ylim[0] < 100 * y < ylim[1] for y in ys)]
-  return made, seen
+    told = '; '.join(
+      f'{label} {", ".join(f"{100 * y:.1f} with {100 * x:g} %" for x, y in zip(xs, ys, strict=True))}'
+      for label, _, xs, ys, _ in lines
+    )
+    alt = f'{tables.capital(ylabel.partition(",")[0])} of {name} by share of the labels: {told}'
+    made.append(pictures.chart(figures.by_fraction(name, ylabel, lines, references, ylim), alt))
+  return made
 
 
-def _range(lines: Sequence[figures.Line], references: Sequence[figures.Line]) -> tuple[float, float]:
-  """Limits in per cent: every mean, intervals up to three times their median, and baselines that are near."""
+def _range(panels: dict[str, list[figures.Line]], references: Sequence[figures.Line]) -> tuple[float, float]:
+  """Limits in per cent: every mean, intervals up to three times their median, and references that are near."""
+  lines = [line for several in panels.values() for line in several]
   most = 3 * float(np.median([h for *_, hs in lines for h in hs if h is not None] or [0]))
   ends = [(y, min(h or 0, most)) for _, _, _, ys, hs in lines for y, h in zip(ys, hs, strict=True)]
   low, high = min(y - h for y, h in ends), max(y + h for y, h in ends)
   near = [y for _, _, _, ys, _ in references for y in ys if low - 0.1 < y < high + 0.1]
   low, high = min([low, *near]), max([high, *near])
   pad = max(0.01, 0.06 * (high - low))
-  return max(0, 100 * (low - pad)), min(100, 100 * (high + pad))
+  return 100 * (low - pad), 100 * (high + pad)
 
 
 def class_charts(grid: Grid, where: Slice) -> list[Picture]:

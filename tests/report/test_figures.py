@@ -34,6 +34,21 @@ def test_bars_are_drawn_in_each_method_s_colour():
   assert widths[0] == pytest.approx(2.5 * widths[1], rel=0.05)
 
 
+def test_bars_of_intervals_stay_within_0_and_100():
+  np.testing.assert_allclose(figures._within([10, 60, 95], [20, 30, 20]), [[10, 30, 20], [20, 30, 5]])
+  np.testing.assert_allclose(figures._within([-90, 10], [20, 200], -100), [[10, 110], [20, 90]])
+
+
+@pytest.mark.parametrize('fractions', [[1.0], [0.05, 0.25, 1.0]])
+def test_lines_over_fractions_are_drawn_in_each_method_s_colour(fractions):
+  scores, halves = [0.3] * len(fractions), [0.4] * len(fractions)
+  lines = [('a', '#0072B2', fractions, scores, halves), ('b', '#D55E00', fractions, scores, [None] * len(fractions))]
+  png = figures.by_fraction('ResNet18', 'IoU, %', lines, [('c', '#009E73', fractions, scores, halves)], (0, 80))
+  assert _has(png, '#0072B2')
+  assert _has(png, '#D55E00')
+  assert figures.by_fraction('ResNet18', 'gain', lines, [], (-50, 80)) != png
+
+
 @pytest.mark.parametrize('classes', [1, 5, 44])
 def test_confusion_with_empty_rows(classes):
   matrix = np.zeros((classes, classes), int)

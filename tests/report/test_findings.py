@@ -41,8 +41,16 @@ def test_helps_hurts_and_undecided_are_told_apart():
     'Pretraining helps in 1 of 3 comparisons by more than the interval over 3 seeds, hurts in 1, and 1 is undecided.'
   )
   assert findings._by_objective(gains) == [
-    'VAE helps in 1 of 1; Tile2Vec helps in 0 of 1; contrastive helps in 0 of 1, hurts in 1.'
+    'VAE helps in 1 of 1; Tile2Vec helps in none of 1; contrastive helps in none of 1, hurts in 1.'
   ]
+
+
+def test_nothing_decided_is_the_headline():
+  assert findings._headline(_gains(vae=(0.02, 0.03), tile2vec=(-0.01, 0.03))) == (
+    'Whether pretraining helps is undecided: none of 2 comparisons differs from no pretraining by more than the '
+    'interval over 3 seeds.'
+  )
+  assert findings._by_objective(_gains(vae=(0.02, 0.03))) == []
 
 
 def test_one_seed_decides_nothing():
@@ -87,6 +95,7 @@ def test_the_page_shows_methods_and_not_runs(folder, tmp_path):
   page = Page(html.write_report([folder], tmp_path / 'report.html'))
   alts = [alt for alt, _ in page.pictures()]
   assert sum(alt.startswith('Class-weighted IoU of ResNet') for alt in alts) == 2
+  assert sum(alt.startswith('Gain of ResNet') for alt in alts) == 2
   assert sum('IoU of each class' in alt for alt in alts) == 2
   assert sum(alt.startswith('Confusion matrix') for alt in alts) == 5  # four methods and the forest
   assert sum(alt.startswith('Pretraining loss') for alt in alts) == 1
@@ -120,6 +129,7 @@ def test_damage_is_named_and_breaks_nothing(folder, tmp_path):
     'No interval over test places for 2 of 8 scores: test_patches.npz of none_resnet18_seed0_fraction1.0 cannot be '
     'read, and 1 other reason.',
     '3 of 16 runs have no test result',
+    'Not every method has every seed',
   ):
     assert words in page.words, words
 
