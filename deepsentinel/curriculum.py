@@ -10,7 +10,7 @@ from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
 from deepsentinel.data import batches, neighbours, records, statistics
 from deepsentinel.data import subsets as subsets_lib
-from deepsentinel.evaluation import baselines, metrics
+from deepsentinel.evaluation import baselines, metrics, sheets
 from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, settings, state
 from deepsentinel.train.trained import Trained
@@ -201,7 +201,12 @@ def pretraining(
   stage = _stage(
     config, data, workdir, 'pretrain', data.unlabelled, data.index, views=views, subsets=subsets, sampler=sampler
   )
-  return stage, realised
+  prepare = prepare_inputs(config, data, data.unlabelled.spec, 'pretrain')
+
+  def pictures():
+    return sheets.of_views(models.build(config, 'pretrain'), prepare, _few(next(stage.training(0))))
+
+  return dataclasses.replace(stage, pictures=pictures), realised
 
 
 def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: int = 0) -> loop.Stage:
@@ -214,6 +219,15 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: 
   stage = _stage(config, data, workdir, 'finetune', train, part.train_index, views='labelled', subsets=subsets)
   if len(data.folds) > 1:
     stage = dataclasses.replace(stage, name=f'fold_{fold}', directory=workdir / f'fold_{fold}' / 'finetune')
+
+  def pictures():
+    prepare = prepare_inputs(config, data, part.validation.spec, 'finetune')
+    crops = batches.training_batches(
+      part.validation, views='labelled', batch_size=sheets.EXAMPLES, crop_px=config['data']['crop_px'],
+      seed=config['seed'], index=part.validation_index, label_field=target_of(config).field, threads=1,
+    )  # fmt: skip
+    return sheets.of_labels(models.build(config, 'finetune'), prepare, _few(next(crops)), target_of(config))
+
   return dataclasses.replace(
     stage,
     validation=lambda: one_pass(config, part.validation, part.validation_index),
@@ -222,7 +236,13 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: 
     classes=len(models.class_names(config, 'finetune')),
     scores=metrics.scores,
     frozen=('encoder',) if own['frozen_encoder'] else (),
+    pictures=pictures,
   )
+
+
+def _few(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The examples that training draws, without their numbers."""
+  return {name: values[: sheets.EXAMPLES] for name, values in batch.items() if name not in ('index', 'row', 'col')}
 
 
 def one_pass(config: dict[str, Any], split: records.RecordSet | subsets_lib.Joined, index: np.ndarray | None = None):
