@@ -8,7 +8,7 @@ import numpy as np
 
 from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
-from deepsentinel.data import batches, neighbours, records, statistics
+from deepsentinel.data import batches, distances, neighbours, records, statistics
 from deepsentinel.data import subsets as subsets_lib
 from deepsentinel.evaluation import baselines, metrics, sheets
 from deepsentinel.objectives import augment
@@ -123,7 +123,14 @@ def labelled_folds(
   used = np.concatenate([chosen['train'], len(labelled['train']) + chosen['validation']])
   table = joined.table.iloc[used]
   block = splits.block_numbers(table['lon_deg'].to_numpy(), table['lat_deg'].to_numpy(), BLOCK_KM)
-  folds = subsets_lib.spatial_folds(table, block, own['folds'], config['pretrain']['exclude_km'], seed)
+  blocks = len(np.unique(block))
+  if blocks < own['folds']:
+    raise ValueError(
+      f'config.finetune.folds={own["folds"]}, but the train and validation patches lie in {blocks} blocks of '
+      f'{BLOCK_KM:g} km. Pass --config.finetune.folds={blocks} or less, or use a corpus that covers more ground.'
+    )
+  fold_of = splits.assign(block, {str(k): 1 / own['folds'] for k in range(own['folds'])}, seed).astype(int)
+  folds = subsets_lib.spatial_folds(table, fold_of, config['pretrain']['exclude_km'])
   return tuple(LabelledFold(joined, joined, used[fold.train], used[fold.validation]) for fold in folds)
 
 
@@ -169,7 +176,7 @@ def _pretraining_index(
     lon, lat = unlabelled.table[['lon_deg', 'lat_deg']].to_numpy().T
     held = [labelled[split].table[['lon_deg', 'lat_deg']].to_numpy() for split in SPLITS[1:]]
     held_lon, held_lat = np.concatenate(held).T
-    keep = neighbours.exclude_near(lon, lat, held_lon, held_lat, config['pretrain']['exclude_km'])
+    keep = distances.exclude_near(lon, lat, held_lon, held_lat, config['pretrain']['exclude_km'])
     if not keep.any():
       raise ValueError(
         f'All {len(keep)} unlabelled patches lie within config.pretrain.exclude_km='

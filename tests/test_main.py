@@ -290,6 +290,11 @@ def test_folds_are_scored_on_validation_alone(flags, whole, tmp_path):
   assert 'is finished' not in (workdir / 'report.html').read_text()
 
 
+def test_more_folds_than_blocks_are_refused(flags, tmp_path):
+  with pytest.raises(ValueError, match=r'folds=99, but .* lie in \d+ blocks of 50 km. Pass --config.finetune.folds=\d'):
+    experiment.run(_config(flags, **{'finetune.folds': 99}), tmp_path / 'x', progress_bar=False)
+
+
 def test_the_test_split_can_be_left_unread(flags, whole, tmp_path):
   changes = {'pretrain.from_checkpoint': str(whole), 'evaluation.test': False, 'finetune.duration.steps': 1}
   experiment.run(_config(flags, **changes), tmp_path / 'a', progress_bar=False)
