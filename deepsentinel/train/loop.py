@@ -146,9 +146,18 @@ def train(stage: Stage, *, progress_bar: bool = True, profile: bool = False) -> 
   parallel.check_batch_size(stage.batch_size, key=f'{stage.section}.batch_size', parts=stage.accumulate)
   checkpoints = checkpoint.Checkpoints(stage.directory / 'checkpoints', stage.about, stage.keep)
   try:
-    return _Training(stage, checkpoints).run(progress_bar, profile)
+    with parallel.memory_errors(_memory_mend(stage)):
+      return _Training(stage, checkpoints).run(progress_bar, profile)
   finally:
     checkpoints.close()
+
+
+def _memory_mend(stage: Stage) -> str:
+  section = f'--config.{stage.section}'
+  return (
+    f'Raise {section}.accumulate (now {stage.accumulate}), which takes the batch of {stage.batch_size} in parts, or '
+    f'lower {section}.batch_size or --config.evaluation.batch_size; each needs a new --workdir.'
+  )
 
 
 class _Profile:

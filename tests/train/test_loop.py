@@ -97,6 +97,13 @@ def test_pictures_at_each_validation_or_else_at_each_checkpoint(tmp_path, valida
   assert _pictures_on_the_board(tmp_path) == [(step, 'sheet') for step in steps]
 
 
+def test_too_little_memory_names_the_keys(tmp_path):
+  stage = tiny_model.stage(tmp_path, initial_variables=lambda: jax.numpy.ones(1 << 44))
+  mend = r'too little memory: Out of memory allocating \d+ bytes. Raise --config.finetune.accumulate \(now 1\)'
+  with pytest.raises(ValueError, match=mend):
+    loop.train(stage, progress_bar=False)
+
+
 def test_damaged_newest_checkpoint_falls_back(tmp_path, caplog):
   stage = tiny_model.stage(tmp_path / 'a')
   loop.train(stage, progress_bar=False)
