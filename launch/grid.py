@@ -47,10 +47,18 @@ class Run(NamedTuple):
 
   @property
   def finished(self) -> bool:
+    return self._journal().get('status') == 'finished'
+
+  @property
+  def pretrained(self) -> bool:
+    """Whether its encoder can be taken."""
+    return self._journal().get('stages', {}).get('pretrain', {}).get('status') == 'finished'
+
+  def _journal(self) -> dict[str, Any]:
     try:
-      return json.loads(pathlib.Path(self.workdir, 'experiment.json').read_text())['status'] == 'finished'
-    except (FileNotFoundError, ValueError, KeyError):
-      return False
+      return json.loads(pathlib.Path(self.workdir, 'experiment.json').read_text())
+    except (FileNotFoundError, ValueError):
+      return {}
 
 
 class Outcome(NamedTuple):
@@ -79,7 +87,7 @@ def plan(
     fractions: of the labels, in (0, 1], as text.
     out: directory of the grid.
     settings: KEY=VALUE of the configuration, for every run.
-    chosen: of each config file, where `candidates` were run for them.
+    chosen: of each config file, where candidates were run for them.
   Returns:
     a list of Run.
   Raises:
@@ -96,7 +104,7 @@ def plan(
   for file in configs:
     choice = (chosen or {}).get(file, Choice())
     own = [*settings, *choice.settings]
-    pretrains, pairs = _pretrains(file, size, own), list(dict(map(_setting, own)).items())
+    shared, pairs = pretrains(file, size, own), list(dict(map(parse_setting, own)).items())
     for number, seed in enumerate(map(int, seeds)):
       encoder, first = '' if number else choice.encoder, ''
       for share in shares:
@@ -104,7 +112,7 @@ def plan(
         workdir = f'{out}/runs/{name}'
         command = _command(f'{file}{":" if size else ""}{size}', workdir, seed, share, pairs, encoder)
         runs.append(Run(name, workdir, command, first))
-        if pretrains and not encoder:
+        if shared and not encoder:
           first, encoder = name, workdir
   name, times = collections.Counter(run.name for run in runs).most_common(1)[0]
   if times > 1:
@@ -129,50 +137,9 @@ class Choice(NamedTuple):
   encoder: str = ''
 
 
-def candidates(
-  configs: Sequence[str], size: str, seed: str, fraction: str, out: str, settings: Sequence[str], choose: str
-) -> dict[str, dict[str, Run]]:
-  """The runs that try the values of --choose=KEY=VALUE,VALUE, by config file and value; the rest as in `plan`.
-
-  Where the values concern fine-tuning, the first run pretrains for the others of its config.
-  """
-  key, listed = _setting(choose)
-  values = [value.strip() for value in listed.split(',') if value.strip()]
-  if len(set(values)) < max(2, len(values)):
-    raise ValueError(
-      f'--choose={choose} names {len(values)} values. Give two or more that differ, with commas between.'
-    )
-  found: dict[str, dict[str, Run]] = {file: {} for file in configs}
-  for file, runs in found.items():
-    for value in values:
-      first = next(iter(runs.values()), None)
-      encoder = first.workdir if first and _pretrains(file, size, settings) and key.startswith('finetune.') else ''
-      tried = f'{out}/{value}'
-      chosen = {file: Choice((f'{key}={value}', 'evaluation.test=False'), encoder)}
-      (run,) = plan([file], size, [seed], [fraction], tried, settings, chosen)
-      runs[value] = run._replace(name=f'{run.name}_{value}', depends_on=first.name if first and encoder else '')
-  return found
-
-
-def choose_best(file: str, size: str, settings: Sequence[str], key: str, runs: Mapping[str, Run]) -> Choice | None:
-  """The candidate (of value -> Run) with the best validation score; None if none finished."""
-  scores = {value: validation_score(run) for value, run in runs.items() if run.finished}
-  if not scores:
-    return None
-  best = max(scores, key=lambda value: scores[value])
-  pretrained = runs[best] if not key.startswith('finetune.') else next(iter(runs.values()))
-  return Choice((f'{key}={best}',), pretrained.workdir if _pretrains(file, size, settings) else '')
-
-
-def validation_score(run: Run) -> float:
-  """Class-weighted IoU on validation of the step that fine-tuning kept."""
-  stages = json.loads(pathlib.Path(run.workdir, 'experiment.json').read_text())['stages']
-  return stages['finetune']['best']['weighted_iou']
-
-
-def _pretrains(file: str, size: str, settings: Sequence[str]) -> bool:
+def pretrains(file: str, size: str, settings: Sequence[str]) -> bool:
   """Whether a config has an objective, after the settings; ValueError for an unknown key."""
-  config, pairs = _load(file, size), [_setting(text) for text in settings]
+  config, pairs = _load(file, size), [parse_setting(text) for text in settings]
   for key, _ in pairs:
     _value(config, key, file)
   return dict(pairs).get('pretrain.objective', _value(config, 'pretrain.objective', file)) != 'none'
@@ -185,7 +152,7 @@ def _fraction(text: str) -> float:
   raise ValueError(f'--fractions has {text!r}; a fraction of the labels is a number above 0 and at most 1.')
 
 
-def _setting(text: str) -> tuple[str, str]:
+def parse_setting(text: str) -> tuple[str, str]:
   key, equals, value = text.partition('=')
   if not equals:
     raise ValueError(f'--set={text} has no value. Give --set=KEY=VALUE, e.g. --set=finetune.learning_rate=1e-3.')
@@ -227,7 +194,7 @@ def write_plan(runs: Sequence[Run], path: pathlib.Path) -> None:
     raise ValueError(f'{path} is damaged or of something else. Choose another --out.') from error
   here = {run.name: run.command for run in runs}
   lines = [f'{name}: only there' for name in there if name not in here]
-  for name in (name for name in here if name in there and there[name] != here[name]):
+  for name in (name for name in here if name in there and sorted(there[name]) != sorted(here[name])):
     a, b = there[name], here[name]
     gone, new = (' '.join(x for x in p if x not in q) or 'nothing' for p, q in ((a, b), (b, a)))
     lines.append(f'{name}: {gone} there, {new} here')
@@ -274,6 +241,7 @@ def execute(runs: Sequence[Run], logs: pathlib.Path, slots: Sequence[str], lock_
   """
   logs.mkdir(parents=True, exist_ok=True)
   outcomes = {run.name: Outcome('finished', reason='before') for run in runs if run.finished}
+  by_name = {run.name: run for run in runs}
   free, children, signals = list(slots), list[_Child](), list[int]()
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda caught, _: signals.append(caught))
@@ -288,10 +256,11 @@ def execute(runs: Sequence[Run], logs: pathlib.Path, slots: Sequence[str], lock_
         raise KeyboardInterrupt
       begun = {*outcomes, *(child.run.name for child in children)}
       for run in (run for run in runs if run.name not in begun):
-        before = outcomes.get(run.depends_on)
-        if before and before.state != 'finished':
-          outcomes[run.name] = Outcome('skipped', reason=f'{run.depends_on}, which pretrains for it, {before.state}')
-        elif free and (before or not run.depends_on):
+        ended = outcomes.get(run.depends_on)
+        ready = not run.depends_on or by_name[run.depends_on].pretrained
+        if ended and not ready:
+          outcomes[run.name] = Outcome('skipped', reason=f'{run.depends_on}, which pretrains for it, {ended.state}')
+        elif free and ready:
           children.append(_start(run, logs, free.pop(0), lock_fd))
       bar.set_postfix_str(', '.join(child.run.name for child in children), refresh=False)
       bar.update(len(outcomes) - bar.n)
@@ -344,6 +313,9 @@ def table(runs: Sequence[Run], outcomes: dict[str, Outcome], logs: pathlib.Path)
 
 
 def main(_: list[str]) -> None:
+  sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))  # of a script, only its own folder is there
+  from launch import choices
+
   given = flags.FLAGS
   out = pathlib.Path(given.out)
   slots = [gpus for gpus in given.gpus.split(';') if gpus] or [''] * given.jobs
@@ -353,8 +325,9 @@ def main(_: list[str]) -> None:
   tried: dict[str, dict[str, Run]] = {}
   if given.choose:
     largest = max(given.fractions, key=float)
-    arguments = (given.configs, given.size, given.seeds[0], largest, f'{out}/choice', given.set, given.choose)
-    tried = candidates(*arguments)
+    tried = choices.candidates(
+      given.configs, given.size, given.seeds[0], largest, f'{out}/choice', given.set, given.choose
+    )
   first = [run for by_value in tried.values() for run in by_value.values()]
   if given.dry_run:
     return print('\n'.join(shlex.join(run.command) for run in (*first, *runs)))
@@ -363,7 +336,7 @@ def main(_: list[str]) -> None:
   if tried:
     write_plan(first, out / 'choice/grid.json')
     outcomes = execute(first, out / 'logs', slots, lock_fd)
-    chosen = _write_choice(tried, given, out / 'choice.json')
+    chosen = choices.write(tried, given.size, given.set, given.choose, out / 'choice.json')
     # A config without a candidate that finished has no runs; its candidates are named in the table.
     runs = plan(list(chosen), given.size, given.seeds, given.fractions, str(out), given.set, chosen) if chosen else []
   if runs:
@@ -372,20 +345,6 @@ def main(_: list[str]) -> None:
   print(table([*first, *runs], outcomes, out / 'logs'))
   if any(end.state != 'finished' for end in outcomes.values()):
     sys.exit(1)
-
-
-def _write_choice(tried: Mapping[str, Mapping[str, Run]], given: Any, path: pathlib.Path) -> dict[str, Choice]:
-  """Notes what each config takes, and keeps what an earlier call noted: its runs were begun with that."""
-  key, _ = _setting(given.choose)
-  notes = json.loads(path.read_text()) if path.exists() else {}
-  for file, runs in tried.items():
-    choice = choose_best(file, given.size, given.set, key, runs)
-    if choice and file not in notes:
-      scores = {value: validation_score(run) for value, run in runs.items() if run.finished}
-      notes[file] = {**choice._asdict(), 'validation_weighted_iou': scores}
-      print(f'{file}: {choice.settings[0]}, of {", ".join(f"{v} ({iou:.3f})" for v, iou in scores.items())}')
-  provenance.write_json(path, notes)
-  return {file: Choice(tuple(notes[file]['settings']), notes[file]['encoder']) for file in tried if file in notes}
 
 
 def define_flags() -> None:

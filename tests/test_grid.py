@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from launch import grid
+from launch import choices, grid
 from tests import commands, tiny_records
 
 T2V, NONE = 'configs/t2v_resnet18.py', 'configs/none_resnet18.py'
@@ -68,7 +68,7 @@ def test_wrong_input_is_named(change, message):
 
 
 def test_candidates_share_what_they_can_and_leave_the_test_split_unread():
-  tried = grid.candidates([NONE, T2V], 'small', '4', '1', 'OUT/choice', [], 'finetune.learning_rate=5e-4,1e-3')
+  tried = choices.candidates([NONE, T2V], 'small', '4', '1', 'OUT/choice', [], 'finetune.learning_rate=5e-4,1e-3')
   runs = list(tried[T2V].values())
   assert [run.name for run in runs] == ['t2v_resnet18_seed4_fraction1.0_5e-4', 't2v_resnet18_seed4_fraction1.0_1e-3']
   assert [run.depends_on for run in runs] == ['', runs[0].name]
@@ -78,7 +78,7 @@ def test_candidates_share_what_they_can_and_leave_the_test_split_unread():
     assert {f'--config.finetune.learning_rate={value}', '--config.evaluation.test=False'} < set(run.command)
   assert len({run.workdir for by_value in tried.values() for run in by_value.values()}) == 4
 
-  apart = grid.candidates([T2V], 'small', '4', '1', 'OUT/choice', [], 'pretrain.learning_rate=5e-4,1e-3')[T2V]
+  apart = choices.candidates([T2V], 'small', '4', '1', 'OUT/choice', [], 'pretrain.learning_rate=5e-4,1e-3')[T2V]
   assert not any(run.depends_on for run in apart.values())  # each encoder is another
 
 
@@ -94,11 +94,11 @@ def _finish(run, iou):
   [(T2V, 'finetune.learning_rate', '1'), (T2V, 'pretrain.learning_rate', '2'), (NONE, 'finetune.learning_rate', None)],
 )
 def test_the_best_candidate_decides(tmp_path, file, key, encoder):
-  tried = grid.candidates([file], 'small', '0', '1', str(tmp_path), [], f'{key}=1,2,3')[file]
-  assert grid.choose_best(file, 'small', [], key, tried) is None
+  tried = choices.candidates([file], 'small', '0', '1', str(tmp_path), [], f'{key}=1,2,3')[file]
+  assert choices.choose_best(file, 'small', [], key, tried) is None
   _finish(tried['1'], 0.3)
   _finish(tried['2'], 0.5)
-  choice = grid.choose_best(file, 'small', [], key, tried)
+  choice = choices.choose_best(file, 'small', [], key, tried)
   assert choice.settings == (f'{key}=2',)
   assert choice.encoder == (tried[encoder].workdir if encoder else '')
 
@@ -130,7 +130,7 @@ def test_a_taken_grid_is_refused(tmp_path):
 @pytest.mark.parametrize('values', ['1e-3', '1e-3,1e-3', ''])
 def test_a_choice_needs_values_that_differ(values):
   with pytest.raises(ValueError, match=r'Give two or more that differ'):
-    grid.candidates([NONE], 'small', '0', '1', 'OUT', [], f'finetune.learning_rate={values}')
+    choices.candidates([NONE], 'small', '0', '1', 'OUT', [], f'finetune.learning_rate={values}')
 
 
 _CONFIG = """
