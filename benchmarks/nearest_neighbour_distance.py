@@ -14,7 +14,7 @@ import pandas as pd
 from absl import app, flags
 
 from deepsentinel.corpus import points
-from deepsentinel.data import neighbours
+from deepsentinel.data import distances
 
 _POINTS = flags.DEFINE_integer('points', 100_000, 'Number of points.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'How many draws by area.')
@@ -41,13 +41,13 @@ def main(_) -> None:
     start = time.perf_counter()
     drawn = region.draw(seed, np.arange(n))
     seconds = time.perf_counter() - start
-    mean = neighbours.mean_nearest_neighbour_km(drawn['lon_deg'].to_numpy(), drawn['lat_deg'].to_numpy())
+    mean = distances.mean_nearest_neighbour_km(drawn['lon_deg'].to_numpy(), drawn['lat_deg'].to_numpy())
     print(
       f'uniform by area, seed {seed}: mean nearest neighbour {mean:.2f} km (expected 18.8; drawn in {seconds:.1f} s)'
     )
   if _BY_DEGREE.value:
     drawn = uniform_in_degrees(region, n)
-    mean = neighbours.mean_nearest_neighbour_km(drawn['lon_deg'].to_numpy(), drawn['lat_deg'].to_numpy())
+    mean = distances.mean_nearest_neighbour_km(drawn['lon_deg'].to_numpy(), drawn['lat_deg'].to_numpy())
     print(f'uniform in degrees: mean nearest neighbour {mean:.2f} km (paper 18.2)')
 
 

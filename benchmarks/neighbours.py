@@ -12,7 +12,7 @@ import numpy as np
 from absl import app, flags
 
 from deepsentinel.corpus import points
-from deepsentinel.data import neighbours
+from deepsentinel.data import distances, neighbours
 
 _POINTS = flags.DEFINE_integer('points', 100_000, 'Number of points, uniform by area on land.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the points and the draws.')
@@ -31,10 +31,10 @@ def main(_) -> None:
   drawn = points.land_points(_POINTS.value, _SEED.value)
   lon, lat = drawn['lon_deg'].to_numpy(), drawn['lat_deg'].to_numpy()
   print(f'{len(lon):,} points on land, drawn in {time.perf_counter() - start:.1f} s')
-  print(f'mean distance to the nearest point: {neighbours.mean_nearest_neighbour_km(lon, lat):.2f} km (paper: 18.2)')
+  print(f'mean distance to the nearest point: {distances.mean_nearest_neighbour_km(lon, lat):.2f} km (paper: 18.2)')
 
   start = time.perf_counter()
-  table = neighbours.nearest_neighbours(lon, lat)
+  table = distances.nearest_neighbours(lon, lat)
   seconds = time.perf_counter() - start
   print(f'neighbours within 1 degree: table of {len(table.index):,} entries in {seconds:.1f} s')
   print(f'  {table.counts.mean():.1f} neighbours a point; {(table.counts == 0).sum()} points have none')
@@ -48,7 +48,7 @@ def main(_) -> None:
     anchor = np.arange(len(lon))
     near = sampler.draw_neighbour(anchor, neighbours.generator(_SEED.value, 'neighbour'))
     other = near != anchor
-    realised = neighbours.geodesic_km(lon[other], lat[other], lon[near[other]], lat[near[other]]).mean()
+    realised = distances.geodesic_km(lon[other], lat[other], lon[near[other]], lat[near[other]]).mean()
     times = []
     for step in range(20):
       rng = neighbours.generator(_SEED.value, 'benchmark', step)

@@ -8,9 +8,9 @@ import numpy as np
 
 from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
-from deepsentinel.data import batches, neighbours, records, statistics
+from deepsentinel.data import batches, distances, neighbours, records, statistics
 from deepsentinel.data import subsets as subsets_lib
-from deepsentinel.evaluation import baselines, metrics
+from deepsentinel.evaluation import baselines, metrics, sheets
 from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, settings, state
 from deepsentinel.train.trained import Trained
@@ -123,7 +123,14 @@ def labelled_folds(
   used = np.concatenate([chosen['train'], len(labelled['train']) + chosen['validation']])
   table = joined.table.iloc[used]
   block = splits.block_numbers(table['lon_deg'].to_numpy(), table['lat_deg'].to_numpy(), BLOCK_KM)
-  folds = subsets_lib.spatial_folds(table, block, own['folds'], config['pretrain']['exclude_km'], seed)
+  blocks = len(np.unique(block))
+  if blocks < own['folds']:
+    raise ValueError(
+      f'config.finetune.folds={own["folds"]}, but the train and validation patches lie in {blocks} blocks of '
+      f'{BLOCK_KM:g} km. Pass --config.finetune.folds={blocks} or less, or use a corpus that covers more ground.'
+    )
+  fold_of = splits.assign(block, {str(k): 1 / own['folds'] for k in range(own['folds'])}, seed).astype(int)
+  folds = subsets_lib.spatial_folds(table, fold_of, config['pretrain']['exclude_km'])
   return tuple(LabelledFold(joined, joined, used[fold.train], used[fold.validation]) for fold in folds)
 
 
@@ -169,7 +176,7 @@ def _pretraining_index(
     lon, lat = unlabelled.table[['lon_deg', 'lat_deg']].to_numpy().T
     held = [labelled[split].table[['lon_deg', 'lat_deg']].to_numpy() for split in SPLITS[1:]]
     held_lon, held_lat = np.concatenate(held).T
-    keep = neighbours.exclude_near(lon, lat, held_lon, held_lat, config['pretrain']['exclude_km'])
+    keep = distances.exclude_near(lon, lat, held_lon, held_lat, config['pretrain']['exclude_km'])
     if not keep.any():
       raise ValueError(
         f'All {len(keep)} unlabelled patches lie within config.pretrain.exclude_km='
@@ -201,7 +208,12 @@ def pretraining(
   stage = _stage(
     config, data, workdir, 'pretrain', data.unlabelled, data.index, views=views, subsets=subsets, sampler=sampler
   )
-  return stage, realised
+  prepare = prepare_inputs(config, data, data.unlabelled.spec, 'pretrain')
+
+  def pictures():
+    return sheets.of_views(models.build(config, 'pretrain'), prepare, _few(next(stage.training(0))))
+
+  return dataclasses.replace(stage, pictures=pictures), realised
 
 
 def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: int = 0) -> loop.Stage:
@@ -214,6 +226,15 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: 
   stage = _stage(config, data, workdir, 'finetune', train, part.train_index, views='labelled', subsets=subsets)
   if len(data.folds) > 1:
     stage = dataclasses.replace(stage, name=f'fold_{fold}', directory=workdir / f'fold_{fold}' / 'finetune')
+
+  def pictures():
+    prepare = prepare_inputs(config, data, part.validation.spec, 'finetune')
+    crops = batches.training_batches(
+      part.validation, views='labelled', batch_size=sheets.EXAMPLES, crop_px=config['data']['crop_px'],
+      seed=config['seed'], index=part.validation_index, label_field=target_of(config).field, threads=1,
+    )  # fmt: skip
+    return sheets.of_labels(models.build(config, 'finetune'), prepare, _few(next(crops)), target_of(config))
+
   return dataclasses.replace(
     stage,
     validation=lambda: one_pass(config, part.validation, part.validation_index),
@@ -222,7 +243,13 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: 
     classes=len(models.class_names(config, 'finetune')),
     scores=metrics.scores,
     frozen=('encoder',) if own['frozen_encoder'] else (),
+    pictures=pictures,
   )
+
+
+def _few(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The examples that training draws, without their numbers."""
+  return {name: values[: sheets.EXAMPLES] for name, values in batch.items() if name not in ('index', 'row', 'col')}
 
 
 def one_pass(config: dict[str, Any], split: records.RecordSet | subsets_lib.Joined, index: np.ndarray | None = None):

@@ -168,7 +168,11 @@ def run() -> None:
 
 def main(_: list[str]) -> None:
   xla.prepare_backend()
-  run()
+  from deepsentinel.train import parallel
+
+  parallel.require_devices()
+  with parallel.memory_errors('Lower --window_px and run the same command again.'):
+    run()
 
 
 if __name__ == '__main__':

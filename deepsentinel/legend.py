@@ -193,12 +193,15 @@ class Target:
   lookup: np.ndarray
 
 
-TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'osm')
+TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'corine_level1_nodata', 'osm')
 
 
 @functools.cache
 def target(name: str) -> Target:
   """A fine-tuning target by name.
+
+  'corine_level1_nodata' trains and scores pixels without a label as a class, as the paper's code did by the first digit
+  of its codes, 0 (outside the raster) to 5 and 9 (999, nodata); both are stored as 0 here, so that 9 stays empty.
 
   'osm' takes of each pixel the theme that a map draws on top, the one with the lowest bit; a pixel of no theme is not
   labelled, since OpenStreetMap leaves much unmapped.
@@ -214,6 +217,11 @@ def target(name: str) -> Target:
     lookup = np.where((stored > 0) & (lowest < len(OSM_THEMES)), lowest, -1).astype(np.int32)
     names, colours = tuple(t.name for t in OSM_THEMES), np.array([t.rgb for t in OSM_THEMES], np.uint8)
     return Target(name, 'OpenStreetMap themes', 'osm', names, colours, lookup)
+  if name == 'corine_level1_nodata':
+    lookup = np.where(np.arange(256) <= len(CORINE), level_lookup(1) + 1, -1).astype(np.int32)
+    colours = np.concatenate([[(90, 90, 98)], level_colours(1), [(160, 160, 168)]]).astype(np.uint8)
+    names = ('outside', *level_classes(1), 'no data')
+    return Target(name, 'CORINE level 1 and no data, as in the paper', 'corine', names, colours, lookup)
   level = int(name[-1])
   return Target(
     name, f'CORINE level {level}', 'corine', level_classes(level), level_colours(level), level_lookup(level)

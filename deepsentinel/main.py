@@ -31,6 +31,7 @@ def main(_: list[str]) -> None:
 
   config = _CONFIG.value
   parallel.initialise(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+  parallel.require_devices()
   workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / config.name)
   experiment.run(config, workdir, progress_bar=_PROGRESS.value, profile=_PROFILE.value)
 

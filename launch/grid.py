@@ -5,6 +5,12 @@
 
 Of each config with an objective and each seed the run with the largest fraction pretrains, and the others fine-tune its
 encoder. OUT/grid.json lists the runs, OUT/runs/NAME holds each, OUT/logs/NAME.log what it said.
+
+    --choose=finetune.learning_rate=5e-4,1e-3,2e-3
+
+first tries each value with each config, at the first seed and the largest fraction, and takes the one with the best
+class-weighted IoU on validation; no run that chooses reads the test split. OUT/choice/ holds those runs, and
+OUT/choice.json what was found.
 """
 
 import collections
@@ -19,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -41,10 +47,18 @@ class Run(NamedTuple):
 
   @property
   def finished(self) -> bool:
+    return self._journal().get('status') == 'finished'
+
+  @property
+  def pretrained(self) -> bool:
+    """Whether its encoder can be taken."""
+    return self._journal().get('stages', {}).get('pretrain', {}).get('status') == 'finished'
+
+  def _journal(self) -> dict[str, Any]:
     try:
-      return json.loads(pathlib.Path(self.workdir, 'experiment.json').read_text())['status'] == 'finished'
-    except (FileNotFoundError, ValueError, KeyError):
-      return False
+      return json.loads(pathlib.Path(self.workdir, 'experiment.json').read_text())
+    except (FileNotFoundError, ValueError):
+      return {}
 
 
 class Outcome(NamedTuple):
@@ -56,7 +70,13 @@ class Outcome(NamedTuple):
 
 
 def plan(
-  configs: Sequence[str], size: str, seeds: Sequence[str], fractions: Sequence[str], out: str, settings: Sequence[str]
+  configs: Sequence[str],
+  size: str,
+  seeds: Sequence[str],
+  fractions: Sequence[str],
+  out: str,
+  settings: Sequence[str],
+  chosen: Mapping[str, 'Choice'] | None = None,
 ) -> list[Run]:
   """The runs of a grid, those that pretrain before those that use them.
 
@@ -67,6 +87,7 @@ def plan(
     fractions: of the labels, in (0, 1], as text.
     out: directory of the grid.
     settings: KEY=VALUE of the configuration, for every run.
+    chosen: of each config file, where candidates were run for them.
   Returns:
     a list of Run.
   Raises:
@@ -79,28 +100,49 @@ def plan(
   wrong = [text for text in seeds if not text.isdecimal()]
   if wrong:
     raise ValueError(f'--seeds has {wrong[0]!r}; a seed is a whole number from 0.')
-  pairs = [_setting(text) for text in settings]
   runs: list[Run] = []
   for file in configs:
-    config = _load(file, size)
-    for key, _ in pairs:
-      _value(config, key, file)
-    objective = dict(pairs).get('pretrain.objective', _value(config, 'pretrain.objective', file))
-    for seed in map(int, seeds):
-      first = ''
+    choice = (chosen or {}).get(file, Choice())
+    own = [*settings, *choice.settings]
+    shared, pairs = pretrains(file, size, own), list(dict(map(parse_setting, own)).items())
+    for number, seed in enumerate(map(int, seeds)):
+      encoder, first = '' if number else choice.encoder, ''
       for share in shares:
         name = f'{pathlib.Path(file).stem}_seed{seed}_fraction{share!r}'
         workdir = f'{out}/runs/{name}'
-        command = ['python', '-m', 'deepsentinel.main', f'--config={file}{":" if size else ""}{size}']
-        command += [f'--workdir={workdir}', f'--config.seed={seed}', f'--config.finetune.label_fraction={share!r}']
-        command += [f'--config.{key}={value}' for key, value in pairs]
-        command += [f'--config.pretrain.from_checkpoint={out}/runs/{first}'] if first else []
-        runs.append(Run(name, workdir, [*command, '--noprogress'], first))
-        first = first or (name if objective != 'none' else '')
+        command = _command(f'{file}{":" if size else ""}{size}', workdir, seed, share, pairs, encoder)
+        runs.append(Run(name, workdir, command, first))
+        if shared and not encoder:
+          first, encoder = name, workdir
   name, times = collections.Counter(run.name for run in runs).most_common(1)[0]
   if times > 1:
     raise ValueError(f'{times} runs would be named {name}. Give each seed, fraction and config file name once.')
   return runs
+
+
+def _command(
+  config: str, workdir: str, seed: int, share: float, pairs: Sequence[tuple[str, str]], encoder: str
+) -> list[str]:
+  return [
+    'python', '-m', 'deepsentinel.main', f'--config={config}', f'--workdir={workdir}', f'--config.seed={seed}',
+    f'--config.finetune.label_fraction={share!r}', *(f'--config.{key}={value}' for key, value in pairs),
+    *([f'--config.pretrain.from_checkpoint={encoder}'] if encoder else []), '--noprogress',
+  ]  # fmt: skip
+
+
+class Choice(NamedTuple):
+  """What the runs of a config take over: KEY=VALUE, and the run whose encoder serves them at the first seed, or ''."""
+
+  settings: tuple[str, ...] = ()
+  encoder: str = ''
+
+
+def pretrains(file: str, size: str, settings: Sequence[str]) -> bool:
+  """Whether a config has an objective, after the settings; ValueError for an unknown key."""
+  config, pairs = _load(file, size), [parse_setting(text) for text in settings]
+  for key, _ in pairs:
+    _value(config, key, file)
+  return dict(pairs).get('pretrain.objective', _value(config, 'pretrain.objective', file)) != 'none'
 
 
 def _fraction(text: str) -> float:
@@ -110,7 +152,7 @@ def _fraction(text: str) -> float:
   raise ValueError(f'--fractions has {text!r}; a fraction of the labels is a number above 0 and at most 1.')
 
 
-def _setting(text: str) -> tuple[str, str]:
+def parse_setting(text: str) -> tuple[str, str]:
   key, equals, value = text.partition('=')
   if not equals:
     raise ValueError(f'--set={text} has no value. Give --set=KEY=VALUE, e.g. --set=finetune.learning_rate=1e-3.')
@@ -143,17 +185,16 @@ def _value(config: dict[str, Any], key: str, file: str) -> Any:
 
 
 def write_plan(runs: Sequence[Run], path: pathlib.Path) -> None:
-  """Writes grid.json, or checks the one that is there; ValueError that names the difference if it is of other runs."""
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return provenance.write_json(path, [run._asdict() for run in runs])
+  """Writes grid.json, over one with some of the same runs; ValueError that names the difference if it is of others."""
   try:
     there = {run['name']: run['command'] for run in json.loads(path.read_text())}
+  except FileNotFoundError:
+    there = {}
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(f'{path} is damaged or of something else. Choose another --out.') from error
   here = {run.name: run.command for run in runs}
-  lines = [f'{name}: only {"there" if name in there else "here"}' for name in sorted({*there} ^ {*here})]
-  for name in (name for name in here if name in there and there[name] != here[name]):
+  lines = [f'{name}: only there' for name in there if name not in here]
+  for name in (name for name in here if name in there and sorted(there[name]) != sorted(here[name])):
     a, b = there[name], here[name]
     gone, new = (' '.join(x for x in p if x not in q) or 'nothing' for p, q in ((a, b), (b, a)))
     lines.append(f'{name}: {gone} there, {new} here')
@@ -161,17 +202,20 @@ def write_plan(runs: Sequence[Run], path: pathlib.Path) -> None:
     more = f'; and {len(lines) - 1} more' if len(lines) > 1 else ''
     raise ValueError(
       f'{path.parent} holds a grid of other runs ({lines[0]}{more}). Choose another --out, or give the flags it was '
-      'begun with to go on.'
+      'begun with to go on; seeds, fractions and configs may be added.'
     )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  provenance.write_json(path, [run._asdict() for run in runs])
 
 
-def lock(path: pathlib.Path) -> int:
+def lock(out: pathlib.Path) -> int:
   """A file descriptor that keeps the grid ours while we, or runs that inherit it, live; ValueError if it is taken."""
-  number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+  out.mkdir(parents=True, exist_ok=True)
+  number = os.open(out / 'grid.lock', os.O_RDWR | os.O_CREAT, 0o644)
   try:
     fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
-    raise ValueError(f'{path.parent} is in use by a grid or a run of one. Wait for it, or end it.') from error
+    raise ValueError(f'{out} is in use by a grid or a run of one. Wait for it, or end it.') from error
   return number
 
 
@@ -197,6 +241,7 @@ def execute(runs: Sequence[Run], logs: pathlib.Path, slots: Sequence[str], lock_
   """
   logs.mkdir(parents=True, exist_ok=True)
   outcomes = {run.name: Outcome('finished', reason='before') for run in runs if run.finished}
+  by_name = {run.name: run for run in runs}
   free, children, signals = list(slots), list[_Child](), list[int]()
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda caught, _: signals.append(caught))
@@ -211,10 +256,11 @@ def execute(runs: Sequence[Run], logs: pathlib.Path, slots: Sequence[str], lock_
         raise KeyboardInterrupt
       begun = {*outcomes, *(child.run.name for child in children)}
       for run in (run for run in runs if run.name not in begun):
-        before = outcomes.get(run.depends_on)
-        if before and before.state != 'finished':
-          outcomes[run.name] = Outcome('skipped', reason=f'{run.depends_on}, which pretrains for it, {before.state}')
-        elif free and (before or not run.depends_on):
+        ended = outcomes.get(run.depends_on)
+        ready = not run.depends_on or by_name[run.depends_on].pretrained
+        if ended and not ready:
+          outcomes[run.name] = Outcome('skipped', reason=f'{run.depends_on}, which pretrains for it, {ended.state}')
+        elif free and ready:
           children.append(_start(run, logs, free.pop(0), lock_fd))
       bar.set_postfix_str(', '.join(child.run.name for child in children), refresh=False)
       bar.update(len(outcomes) - bar.n)
@@ -267,17 +313,36 @@ def table(runs: Sequence[Run], outcomes: dict[str, Outcome], logs: pathlib.Path)
 
 
 def main(_: list[str]) -> None:
+  sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))  # of a script, only its own folder is there
+  from launch import choices
+
   given = flags.FLAGS
-  runs = plan(given.configs, given.size, given.seeds, given.fractions, given.out.rstrip('/'), given.set)
+  out = pathlib.Path(given.out)
   slots = [gpus for gpus in given.gpus.split(';') if gpus] or [''] * given.jobs
   if given.gpus and given['jobs'].present:
     raise ValueError('--gpus and --jobs are both given. With --gpus there is a run per set of GPUs: leave --jobs out.')
+  runs = plan(given.configs, given.size, given.seeds, given.fractions, str(out), given.set)
+  tried: dict[str, dict[str, Run]] = {}
+  if given.choose:
+    largest = max(given.fractions, key=float)
+    tried = choices.candidates(
+      given.configs, given.size, given.seeds[0], largest, f'{out}/choice', given.set, given.choose
+    )
+  first = [run for by_value in tried.values() for run in by_value.values()]
   if given.dry_run:
-    return print('\n'.join(shlex.join(run.command) for run in runs))
-  out = pathlib.Path(given.out)
-  write_plan(runs, out / 'grid.json')
-  outcomes = execute(runs, out / 'logs', slots, lock(out / 'grid.lock'))
-  print(table(runs, outcomes, out / 'logs'))
+    return print('\n'.join(shlex.join(run.command) for run in (*first, *runs)))
+  lock_fd = lock(out)
+  outcomes: dict[str, Outcome] = {}
+  if tried:
+    write_plan(first, out / 'choice/grid.json')
+    outcomes = execute(first, out / 'logs', slots, lock_fd)
+    chosen = choices.write(tried, given.size, given.set, given.choose, out / 'choice.json')
+    # A config without a candidate that finished has no runs; its candidates are named in the table.
+    runs = plan(list(chosen), given.size, given.seeds, given.fractions, str(out), given.set, chosen) if chosen else []
+  if runs:
+    write_plan(runs, out / 'grid.json')
+  outcomes |= execute(runs, out / 'logs', slots, lock_fd)
+  print(table([*first, *runs], outcomes, out / 'logs'))
   if any(end.state != 'finished' for end in outcomes.values()):
     sys.exit(1)
 
@@ -289,6 +354,7 @@ def define_flags() -> None:
   flags.DEFINE_list('fractions', ['1'], 'Fractions of the labels, each in (0, 1].')
   flags.DEFINE_string('out', None, 'Directory of the grid.')
   flags.DEFINE_multi_string('set', [], 'KEY=VALUE of the configuration, for every run; may be given several times.')
+  flags.DEFINE_string('choose', '', 'KEY=VALUE,VALUE of the configuration: take the best on validation, per config.')
   flags.DEFINE_integer('jobs', 1, 'Runs at a time.', lower_bound=1)
   flags.DEFINE_string('gpus', '', "Sets of GPUs, a run on each at a time, e.g. '0,1;2,3'.")
   flags.DEFINE_bool('dry_run', False, 'Print the commands and end.')

@@ -1,17 +1,18 @@
 """The grid of experiments: its plan, and a tiny one that is really run, with a run that fails."""
 
 import json
+import pathlib
 
 import pytest
 
-from launch import grid
+from launch import choices, grid
 from tests import commands, tiny_records
 
 T2V, NONE = 'configs/t2v_resnet18.py', 'configs/none_resnet18.py'
 
 
-def plan(configs=(NONE, T2V), size='small', seeds=('0', '1'), fractions=('0.25', '1'), settings=()):
-  return grid.plan(configs, size, seeds, fractions, 'OUT', settings)
+def plan(configs=(NONE, T2V), size='small', seeds=('0', '1'), fractions=('0.25', '1'), settings=(), chosen=None):
+  return grid.plan(configs, size, seeds, fractions, 'OUT', settings, chosen)
 
 
 def test_the_largest_fraction_pretrains_for_the_others():
@@ -66,20 +67,70 @@ def test_wrong_input_is_named(change, message):
     plan(**change)
 
 
+def test_candidates_share_what_they_can_and_leave_the_test_split_unread():
+  tried = choices.candidates([NONE, T2V], 'small', '4', '1', 'OUT/choice', [], 'finetune.learning_rate=5e-4,1e-3')
+  runs = list(tried[T2V].values())
+  assert [run.name for run in runs] == ['t2v_resnet18_seed4_fraction1.0_5e-4', 't2v_resnet18_seed4_fraction1.0_1e-3']
+  assert [run.depends_on for run in runs] == ['', runs[0].name]
+  assert f'--config.pretrain.from_checkpoint={runs[0].workdir}' in runs[1].command
+  assert not any(run.depends_on for run in tried[NONE].values())
+  for value, run in [*tried[NONE].items(), *tried[T2V].items()]:
+    assert {f'--config.finetune.learning_rate={value}', '--config.evaluation.test=False'} < set(run.command)
+  assert len({run.workdir for by_value in tried.values() for run in by_value.values()}) == 4
+
+  apart = choices.candidates([T2V], 'small', '4', '1', 'OUT/choice', [], 'pretrain.learning_rate=5e-4,1e-3')[T2V]
+  assert not any(run.depends_on for run in apart.values())  # each encoder is another
+
+
+def _finish(run, iou):
+  path = pathlib.Path(run.workdir, 'experiment.json')
+  path.parent.mkdir(parents=True)
+  stages = {'finetune': {'best': {'loss': 1.0, 'weighted_iou': iou}}}
+  path.write_text(json.dumps({'status': 'finished', 'stages': stages}))
+
+
+@pytest.mark.parametrize(
+  ('file', 'key', 'encoder'),
+  [(T2V, 'finetune.learning_rate', '1'), (T2V, 'pretrain.learning_rate', '2'), (NONE, 'finetune.learning_rate', None)],
+)
+def test_the_best_candidate_decides(tmp_path, file, key, encoder):
+  tried = choices.candidates([file], 'small', '0', '1', str(tmp_path), [], f'{key}=1,2,3')[file]
+  assert choices.choose_best(file, 'small', [], key, tried) is None
+  _finish(tried['1'], 0.3)
+  _finish(tried['2'], 0.5)
+  choice = choices.choose_best(file, 'small', [], key, tried)
+  assert choice.settings == (f'{key}=2',)
+  assert choice.encoder == (tried[encoder].workdir if encoder else '')
+
+  runs = plan([file], settings=[f'{key}=9'], chosen={file: choice})
+  assert all([f'--config.{key}=2'] == [word for word in run.command if key in word] for run in runs)
+  taken = [f'--config.pretrain.from_checkpoint={choice.encoder}' in run.command for run in runs]
+  assert taken == [bool(encoder)] * 2 + [False] * 2  # two fractions of the first seed, then the second's
+  assert [bool(run.depends_on) for run in runs] == [False, False, False, bool(encoder)]
+
+
 def test_a_directory_of_another_grid_is_refused(tmp_path):
   path = tmp_path / 'grid.json'
   grid.write_plan(plan(), path)
   grid.write_plan(plan(), path)
-  with pytest.raises(ValueError, match=r'other runs \(none_resnet18_seed2_fraction0.25: only here; and'):
-    grid.write_plan(plan(seeds=['0', '1', '2']), path)
+  with pytest.raises(ValueError, match=r'other runs \(none_resnet18_seed1_fraction1.0: only there; and'):
+    grid.write_plan(plan(seeds=['0']), path)
+  grid.write_plan(plan(seeds=['0', '1', '2']), path)
+  assert len(json.loads(path.read_text())) == 2 * 3 * 2
   with pytest.raises(ValueError, match=r'nothing there, --config.encoder.width=8 here'):
-    grid.write_plan(plan(settings=['encoder.width=8']), path)
+    grid.write_plan(plan(seeds=['0', '1', '2'], settings=['encoder.width=8']), path)
 
 
 def test_a_taken_grid_is_refused(tmp_path):
-  grid.lock(tmp_path / 'grid.lock')
+  grid.lock(tmp_path)
   with pytest.raises(ValueError, match='in use by a grid'):
-    grid.lock(tmp_path / 'grid.lock')
+    grid.lock(tmp_path)
+
+
+@pytest.mark.parametrize('values', ['1e-3', '1e-3,1e-3', ''])
+def test_a_choice_needs_values_that_differ(values):
+  with pytest.raises(ValueError, match=r'Give two or more that differ'):
+    choices.candidates([NONE], 'small', '0', '1', 'OUT', [], f'finetune.learning_rate={values}')
 
 
 _CONFIG = """

@@ -50,8 +50,11 @@ def test_the_papers_level_0_is_explained():
 def test_targets():
   for name in legend.TARGETS:
     target = legend.target(name)
-    assert len(target.classes) == len(target.colours) == target.lookup.max() + 1
+    unseen = int(name == 'corine_level1_nodata')  # 999 and 0 are one stored value
+    assert len(target.classes) == len(target.colours) == target.lookup.max() + 1 + unseen
     assert legend.target_of_classes(target.classes) is target
+  paper = legend.target('corine_level1_nodata')
+  assert paper.lookup[[0, 1, 44, 45]].tolist() == [0, 1, 5, -1]
   osm = legend.target('osm')
   # Nothing; a building (bit 0) on farmland (bit 7); a place (bit 14); the unused bit 15.
   assert osm.lookup[[0, 1 | 1 << 7, 1 << 14, 1 << 15]].tolist() == [-1, 0, 14, -1]

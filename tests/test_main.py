@@ -1,6 +1,8 @@
 """The whole curriculum in processes of its own: killed, resumed, finished, and started wrongly."""
 
 import csv
+import dataclasses
+import itertools
 import json
 import os
 import random
@@ -15,7 +17,8 @@ import pytest
 
 from configs import quickstart
 from deepsentinel import curriculum, experiment
-from deepsentinel.train import checkpoint, models
+from deepsentinel.train import checkpoint, loop, models
+from deepsentinel.train.trained import Trained
 from tests import tiny_records
 
 STEPS = 4
@@ -252,6 +255,23 @@ def test_other_objectives_run_the_whole_curriculum(flags, tmp_path, objective):
     np.testing.assert_array_equal(patches['confusion'].sum(0), test['methods']['model']['confusion'])
   names = {row[2] for row in _rows(tmp_path / objective, 'pretrain')}
   assert ({'reconstruction', 'kl'} if objective == 'vae' else {'d_positive', 'd_negative', 'active'}) <= names
+  killed = _killed_and_resumed(_config(flags, **changes).to_dict(), tmp_path / 'killed', random.randint(1, STEPS - 1))
+  assert killed.sha256 == notes['stages']['pretrain']['sha256']
+
+
+def _killed_and_resumed(config, workdir, step) -> Trained:
+  """Pretraining whose data fail before a step, and the same call again."""
+  stage, _ = curriculum.pretraining(config, curriculum.open_data(config, progress=False), workdir)
+
+  def failing(start):
+    yield from itertools.islice(stage.training(start), step)
+    raise RuntimeError('killed')
+
+  with pytest.raises(RuntimeError, match='killed'):
+    loop.train(dataclasses.replace(stage, training=failing), progress_bar=False)
+  assert not list(workdir.glob(f'pretrain/checkpoints/{STEPS}'))
+  assert loop.train(stage, progress_bar=False).steps == STEPS
+  return checkpoint.load_trained(workdir, 'pretrain')
 
 
 def test_folds_are_scored_on_validation_alone(flags, whole, tmp_path):
@@ -268,6 +288,11 @@ def test_folds_are_scored_on_validation_alone(flags, whole, tmp_path):
   assert notes['cross_validation']['std']['weighted_iou'] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
   assert not (workdir / 'test.json').exists()
   assert 'is finished' not in (workdir / 'report.html').read_text()
+
+
+def test_more_folds_than_blocks_are_refused(flags, tmp_path):
+  with pytest.raises(ValueError, match=r'folds=99, but .* lie in \d+ blocks of 50 km. Pass --config.finetune.folds=\d'):
+    experiment.run(_config(flags, **{'finetune.folds': 99}), tmp_path / 'x', progress_bar=False)
 
 
 def test_the_test_split_can_be_left_unread(flags, whole, tmp_path):

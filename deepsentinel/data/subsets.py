@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepsentinel.data import neighbours
+from deepsentinel.data import distances, neighbours
 
 
 def nested_order(dominant: np.ndarray, seed: int) -> np.ndarray:
@@ -43,35 +43,22 @@ class Fold:
   validation: np.ndarray
 
 
-def spatial_folds(table: pd.DataFrame, block: np.ndarray, folds: int, buffer_km: float, seed: int) -> list[Fold]:
-  """Folds of whole blocks, about equally many patches each; near a fold's patches none are trained on.
+def spatial_folds(table: pd.DataFrame, fold_of: np.ndarray, buffer_km: float) -> list[Fold]:
+  """What each fold trains and validates on; near a fold's patches none are trained on.
 
   Args:
     table: 'lon_deg' and 'lat_deg' of N patches.
-    block: integer [N], the block that each lies in.
-    folds: how many.
+    fold_of: integer [N], the fold that validates on each, numbered from 0.
     buffer_km: how near to a validation patch none is trained on.
-    seed: of the draw of blocks.
   Raises:
-    ValueError: fewer blocks than folds, or a fold that leaves nothing to train on.
+    ValueError: a fold that leaves nothing to train on.
   """
-  numbers, count = np.unique(block, return_counts=True)
-  if len(numbers) < folds:
-    raise ValueError(
-      f'config.finetune.folds={folds}, but the train and validation patches lie in {len(numbers)} blocks of 50 km. '
-      f'Pass --config.finetune.folds={len(numbers)} or less, or use a corpus that covers more ground.'
-    )
-  shuffled = neighbours.generator(seed, 'folds').permutation(len(numbers))
-  filled, owner = np.zeros(folds), np.zeros(len(numbers), np.int64)
-  for i in sorted(shuffled, key=lambda i: -count[i]):  # stable: blocks of one size stay shuffled
-    owner[i] = filled.argmin()
-    filled[owner[i]] += count[i]
-  fold_of = owner[np.searchsorted(numbers, block)]
+  folds = int(fold_of.max()) + 1
   lon, lat = table[['lon_deg', 'lat_deg']].to_numpy().T
   made = []
   for k in range(folds):
     held = fold_of == k
-    keep = ~held & neighbours.exclude_near(lon, lat, lon[held], lat[held], buffer_km)
+    keep = ~held & distances.exclude_near(lon, lat, lon[held], lat[held], buffer_km)
     if not keep.any():
       raise ValueError(
         f'Fold {k} of config.finetune.folds={folds} leaves no patch to train on that is {buffer_km} km from its own. '

@@ -12,6 +12,7 @@ from deepsentinel import decoders
 from deepsentinel.encoders.base import BATCH_NORM
 from deepsentinel.objectives import base
 
+DECODED = 'decoded'  # collection that holds the decoded image f32[B, H, W, C], where a caller asks for it
 _LOG_VARIANCE_LIMIT = 20.0  # beyond it exp overflows float32 within a few more steps
 
 
@@ -60,6 +61,7 @@ class VAE(base.Objective):
     decoded = conv1x1(channels, name='FromLatent')(z)
     header = decoders.DeconvolutionHeader(bands, self.header_width, self.norm, self.dtype, name='header')
     decoded = header(decoded, train=train)
+    self.sow(DECODED, 'image', decoded)
 
     error = reconstruction_error(images, decoded, batch['valid'][:, 0])
     kl = kl_divergence(mean, log_variance)

@@ -63,7 +63,7 @@ class Table:
   @property
   def comparable(self) -> bool:
     """Whether the paper has numbers of this kind."""
-    return self.metric == 'weighted_iou' and self.where == ('corine_level1', 1)
+    return self.metric == 'weighted_iou' and self.where in (('corine_level1', 1), ('corine_level1_nodata', 1))
 
 
 def tables(grid: Grid) -> list[Table]:

@@ -1,5 +1,6 @@
 """The page's parts for a grid of runs: methods instead of runs, means over seeds instead of single scores."""
 
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -181,9 +182,11 @@ def samples(grid: Grid, where: Slice, target: legend.Target) -> list[pictures.Sa
 def training(grid: Grid, runs: list[Run], target: str) -> list[tuple[str, str, list[Picture]]]:
   """(title, note, charts): pretraining loss by objective, and validation IoU by encoder and label fraction."""
   groups = []
-  made = _pretraining(runs)
+  made = _pretraining(runs, {run.path: key.objective for key, seeds in grid.runs.items() for run in seeds.values()})
   if made:
     note = 'Objectives have losses of their own, so each has a panel and a scale of its own; compare within a panel.'
+    if any(run.objective == 'contrastive' for run in runs):
+      note += ' The augmentation of contrastive pretraining grows stronger with its epochs, so its loss may rise.'
     groups.append(('Pretraining loss', f'{note} {_BAND}', made))
   made = _finetuning(grid, target)
   if made:
@@ -194,7 +197,8 @@ def training(grid: Grid, runs: list[Run], target: str) -> list[tuple[str, str, l
 _BAND = 'Mean over seeds; the band is from the lowest to the highest seed.'
 
 
-def _pretraining(runs: list[Run]) -> list[Picture]:
+def _pretraining(runs: list[Run], objectives: dict[pathlib.Path, str]) -> list[Picture]:
+  """A panel per objective; `objectives` knows the variants among the tested runs."""
   found: dict[str, dict[str, list]] = {}
   for run in runs:
     rows = run.series('pretrain', 'loss', 'train')
@@ -202,7 +206,7 @@ def _pretraining(runs: list[Run]) -> list[Picture]:
       steps, values = rows['step'].to_numpy(float), rows['value'].to_numpy(float)
       values = figures.smoothed(values, max(1, len(values) // 15))
       name = methods.encoder_name(run.config.get('encoder.name', ''))
-      found.setdefault(run.objective, {}).setdefault(name, []).append((steps, values))
+      found.setdefault(objectives.get(run.path, run.objective), {}).setdefault(name, []).append((steps, values))
   made = []
   for objective in methods.ordered(found, OBJECTIVES):
     encoders = found[objective]

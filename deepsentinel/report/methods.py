@@ -201,19 +201,25 @@ def encoder_name(encoder: str) -> str:
 def collect(runs: Sequence[Run]) -> Grid:
   """The tested runs as a grid.
 
-  Of runs on one target, those scored on other pixels than most are left out, and so is a second run of one method and
-  seed: a mean over both would count neither rightly.
+  Configs that share an objective and encoder are methods of their own: the one named OBJECTIVE_ENCODER goes by its
+  objective, a variant by its name. Of runs on one target, those scored on other pixels than most are left out, and so
+  is a second run of one method and seed: a mean over both would count neither rightly.
   """
   tested = [run for run in runs if run.test and run.objective and _model(run)['weighted_iou'] is not None]
   references: dict[str, collections.Counter] = {}
   for run in tested:
     references.setdefault(run.test['target'], collections.Counter())[_reference(run)] += 1
+  names: dict[Key, set[str]] = {}
+  for run in tested:
+    names.setdefault(_key(run), set()).add(str(run.config.get('name', '')))
   found: dict[Key, dict[int, Run]] = {}
   left_out = [f'{run.name} does not say how it was pretrained, and is in no mean' for run in runs
               if run.test and not run.objective]  # fmt: skip
   for run in tested:
     target = run.test['target']
-    key = Key(target, run.label_fraction, run.objective, str(run.config.get('encoder.name', '')))
+    key, name = _key(run), str(run.config.get('name', ''))
+    if name and name != min(names[key], key=lambda n: (not n.endswith(key.encoder), n)):
+      key = key._replace(objective=name)  # a variant
     seed = int(run.config.get('seed', 0))
     if _reference(run) != references[target].most_common(1)[0][0]:
       left_out.append(f'{run.name} was tested on other pixels than most runs on {target}, and is in no mean')
@@ -224,6 +230,10 @@ def collect(runs: Sequence[Run]) -> Grid:
   kept = {key: dict(sorted(seeds.items())) for key, seeds in found.items() if seeds}
   resampled = {str(run.path): _resample(run) for seeds in kept.values() for run in seeds.values()}
   return Grid(kept, tuple(left_out), resampled)
+
+
+def _key(run: Run) -> Key:
+  return Key(run.test['target'], run.label_fraction, run.objective, str(run.config.get('encoder.name', '')))
 
 
 def _reference(run: Run) -> tuple:

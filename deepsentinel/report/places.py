@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from deepsentinel import legend
-from deepsentinel.data import neighbours, records
+from deepsentinel.data import distances, records
 from deepsentinel.evaluation import samples
 from deepsentinel.report import facts, figures, pictures
 from deepsentinel.report.pictures import Picture
@@ -129,7 +129,7 @@ def _facts(kind: str, splits: dict[str, records.RecordSet]) -> list[tuple[str, s
   rows = [(f'{kind} corpus, {first.card["name"]}', text)]
   lon, lat = _coordinates(table)
   if len(np.unique(np.column_stack([lon, lat]), axis=0)) > 1:
-    mean_km = neighbours.mean_nearest_neighbour_km(lon, lat)
+    mean_km = distances.mean_nearest_neighbour_km(lon, lat)
     rows.append((f'{kind}: mean distance to the nearest patch', f'{mean_km:.2f} km'))
   return rows
 

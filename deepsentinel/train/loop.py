@@ -11,11 +11,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
 
-from deepsentinel.train import checkpoint, metriclog, parallel
+from deepsentinel.train import checkpoint, metriclog, parallel, throughput
 from deepsentinel.train import state as state_lib
 
 # Of a host batch, what the device needs; the record and crop numbers stay behind.
@@ -51,6 +52,8 @@ class Stage:
     scores: confusion matrix -> named scores; those that are numbers are logged beside the validation loss.
     frozen: top-level groups whose batch statistics do not change.
     accumulate: parts that a device takes its examples of a step in.
+    pictures: makes a function of (variables, step) -> named pictures uint8 [H, W, 3], for TensorBoard at each
+      validation, or at each checkpoint where there is none.
   """
 
   name: str
@@ -74,6 +77,7 @@ class Stage:
   scores: Callable[[np.ndarray], dict[str, Any]] | None = None
   frozen: tuple[str, ...] = ()
   accumulate: int = 1
+  pictures: Callable[[], Callable[[dict[str, Any], int], dict[str, np.ndarray]]] | None = None
 
   @property
   def section(self) -> str:
@@ -142,9 +146,18 @@ def train(stage: Stage, *, progress_bar: bool = True, profile: bool = False) -> 
   parallel.check_batch_size(stage.batch_size, key=f'{stage.section}.batch_size', parts=stage.accumulate)
   checkpoints = checkpoint.Checkpoints(stage.directory / 'checkpoints', stage.about, stage.keep)
   try:
-    return _Training(stage, checkpoints).run(progress_bar, profile)
+    with parallel.memory_errors(_memory_mend(stage)):
+      return _Training(stage, checkpoints).run(progress_bar, profile)
   finally:
     checkpoints.close()
+
+
+def _memory_mend(stage: Stage) -> str:
+  section = f'--config.{stage.section}'
+  return (
+    f'Raise {section}.accumulate (now {stage.accumulate}), which takes the batch of {stage.batch_size} in parts, or '
+    f'lower {section}.batch_size or --config.evaluation.batch_size; each needs a new --workdir.'
+  )
 
 
 class _Profile:
@@ -189,6 +202,7 @@ class _Training:
     # Sums since the last row of the log, so that a resumed run writes the rows an uninterrupted one does.
     self.pending: dict[str, list[float]] = progress.get('pending', {})
     self.evaluate = evaluator(stage.module, stage.prepare, classes=stage.classes)
+    self.draw = stage.pictures() if stage.pictures and parallel.is_chief() else None
     self.log = metriclog.MetricLog(
       stage.directory, step=self.step, seconds=progress.get('seconds', 0.0), enabled=parallel.is_chief()
     )
@@ -220,6 +234,9 @@ class _Training:
     self.state = parallel.replicate(self.state)
     batches = iter(stage.training(self.step))
     ready, patches = _place(next(batches))
+    utilisation = throughput.Utilisation(
+      take_step, self.state, ready, dtype=str(jnp.dtype(stage.module.encoder.dtype)), parts=stage.accumulate
+    )
     unread = None  # the step whose metrics are still on the device
     logged_at, logged_step = time.monotonic(), self.step
     bar = tqdm.tqdm(
@@ -248,16 +265,22 @@ class _Training:
         unread = None
         if log_due:
           now = time.monotonic()
-          rate = (self.step - logged_step) * patches * parallel.process_count() / max(now - logged_at, 1e-9)
-          left = (stage.save_every - self.step % stage.save_every) * patches * parallel.process_count() / rate
+          steps_per_s = (self.step - logged_step) / max(now - logged_at, 1e-9)
+          rate = steps_per_s * patches * parallel.process_count()
+          left, used = (stage.save_every - self.step % stage.save_every) / steps_per_s, utilisation.at(steps_per_s)
           bar.set_postfix_str(
-            f'loss {_mean(self.pending["loss"]):.4g}, {rate:.0f} patches/s, checkpoint in {left:.0f} s', refresh=False
+            f'loss {_mean(self.pending["loss"]):.4g}, {rate:.0f} patches/s, '
+            + (f'{100 * used:.0f} % of peak FLOP/s, ' if used else '')
+            + f'checkpoint in {left:.0f} s',
+            refresh=False,
           )
-          self._log_training(rate)
+          self._log_training({'patches_per_s': rate, **({'flop_utilisation': used} if used else {})})
         if validation_due:
           save_due |= self._validate(progress_bar)
         if save_due or stopping or self.stopped_early:
           self._save()
+        if validation_due or (save_due and stage.validation is None):
+          self._draw()
         if stopping:
           self._leave(stop.number or signal.SIGTERM)
         if log_due or validation_due:
@@ -282,18 +305,17 @@ class _Training:
       'a band with a tiny standard deviation or wrong units makes huge inputs.'
     )
 
-  def _log_training(self, patches_per_s: float) -> None:
+  def _log_training(self, speed: dict[str, float]) -> None:
     values = {name: _mean(pair) for name, pair in self.pending.items()}
-    self.log.write(self.step, self.stage.epoch(self.step), 'train', {**values, 'patches_per_s': patches_per_s})
+    self.log.write(self.step, self.stage.epoch(self.step), 'train', {**values, **speed})
     self.pending = {}
 
   def _validate(self, progress_bar: bool) -> bool:
     """One pass over the validation split; whether it is the best so far."""
     stage = self.stage
     assert stage.validation is not None  # or none would be due
-    variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
     text = 'validation' if progress_bar and parallel.is_chief() else None
-    metrics, confusions = self.evaluate(variables, stage.validation(), text)
+    metrics, confusions = self.evaluate(self.state.variables, stage.validation(), text)
     confusion = confusions.sum(0)
     scores = stage.scores(confusion) if stage.scores and confusion.sum() else {}
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
@@ -308,6 +330,11 @@ class _Training:
     if improved:
       self.best = {'step': self.step, 'epoch': stage.epoch(self.step), 'loss': loss, **numbers}
     return improved
+
+  def _draw(self) -> None:
+    if self.draw is not None:
+      for name, picture in self.draw(parallel.unreplicate(self.state.variables), self.step).items():
+        self.log.write_picture(self.step, name, picture)
 
   def _save(self) -> None:
     self.log.sync()

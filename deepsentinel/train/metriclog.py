@@ -1,4 +1,4 @@
-"""metrics.csv and TensorBoard scalars of one stage; a resumed run leaves no row twice."""
+"""metrics.csv and TensorBoard scalars and pictures of one stage; a resumed run leaves no row twice."""
 
 import csv
 import math
@@ -6,6 +6,8 @@ import os
 import pathlib
 import time
 from typing import Any, TextIO
+
+import numpy as np
 
 COLUMNS = ('step', 'epoch', 'split', 'name', 'value', 'seconds')
 
@@ -57,6 +59,11 @@ class MetricLog:
         self._rows.writerow([step, f'{epoch:.4f}', split, name, repr(float(value)), f'{self.seconds:.2f}'])
         self._board.add_scalar(f'{split}/{name}', value, step)
     self._file.flush()
+
+  def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+    """A picture uint8 [H, W, 3], to TensorBoard alone."""
+    if self._file is not None:
+      self._board.add_image(name, picture, step, dataformats='HWC')
 
   def sync(self) -> None:
     """Rows are on the disk: to be called before a checkpoint that promises them."""

@@ -5,9 +5,10 @@ Everything that must see the whole global batch goes through here: batch-norm st
 given to `parallelise`.
 """
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -51,6 +52,31 @@ def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> 
       f'found processes={processes}, process={process}. Pass --processes and --process.'
     )
   jax.distributed.initialize(coordinator, processes, process)
+
+
+def require_devices() -> None:
+  """ValueError where JAX finds none of the devices that JAX_PLATFORMS asks for."""
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    raise ValueError(
+      f'JAX finds no device of JAX_PLATFORMS={asked!r} ({" ".join(str(error).split()) or "no reason given"}). For an '
+      'NVIDIA GPU: pip install -r requirements-cuda.txt, and see that nvidia-smi lists the GPU. For the CPU: unset it.'
+    ) from error
+
+
+@contextlib.contextmanager
+def memory_errors(mend: str) -> Iterator[None]:
+  """Within it, a device that has too little memory is a ValueError with the mend; other errors stay as they are."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    first = str(error).partition('\n')[0].removeprefix('RESOURCE_EXHAUSTED: ')
+    kind = jax.local_devices()[0].device_kind
+    raise ValueError(f'The device ({kind}) has too little memory: {first.rstrip(".")}. {mend}') from error
 
 
 def is_chief() -> bool:

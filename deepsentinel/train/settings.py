@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepsentinel import legend, registry, sensors
+from deepsentinel.data import neighbours
 from deepsentinel.objectives import contrastive, tile2vec
 from deepsentinel.train import models, optimizers
 
@@ -78,7 +79,7 @@ _RULES: dict[str, Rule] = {
   'pretrain.vae.sample': _BOOL,
   'pretrain.tile2vec.margin': _NOT_NEGATIVE,
   'pretrain.tile2vec.pooling': _one_of(*tile2vec.POOLINGS),
-  'pretrain.tile2vec.neighbour': _one_of('near', 'literal', 'uniform', 'other_acquisition', 'same_patch'),
+  'pretrain.tile2vec.neighbour': _one_of(*neighbours.LAWS),
   'pretrain.tile2vec.neighbour_scale_km': (lambda v: v == 'auto' or _POSITIVE[0](v), "'auto' or a number above 0"),
   'pretrain.tile2vec.max_distance_km': _POSITIVE,
   'pretrain.contrastive.loss': _one_of(*contrastive.LOSSES),

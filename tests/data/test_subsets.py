@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepsentinel.data import records, subsets
+from deepsentinel.corpus import splits
+from deepsentinel.data import distances, records, subsets
 from tests import tiny_records
 
 
@@ -27,20 +28,17 @@ def test_folds_share_no_block_and_keep_their_distance():
   rng = np.random.default_rng(0)
   table = pd.DataFrame({'lon_deg': rng.uniform(10, 13, 300), 'lat_deg': rng.uniform(50, 52, 300)})
   block = (table['lon_deg'] // 0.5).astype(int).to_numpy() * 10 + (table['lat_deg'] // 0.5).astype(int).to_numpy()
-  folds = subsets.spatial_folds(table, block, 4, 5.0, seed=1)
+  fold_of = splits.assign(block, {str(k): 0.25 for k in range(4)}, seed=1).astype(int)
+  folds = subsets.spatial_folds(table, fold_of, 5.0)
   assert sorted(np.concatenate([f.validation for f in folds])) == list(range(300))
   for fold in folds:
     assert 40 <= len(fold.validation) <= 110
     assert not set(block[fold.train]) & set(block[fold.validation])
     lon, lat = table[['lon_deg', 'lat_deg']].to_numpy().T
-    near = subsets.neighbours.exclude_near(
-      lon[fold.train], lat[fold.train], lon[fold.validation], lat[fold.validation], 5.0
-    )
+    near = distances.exclude_near(lon[fold.train], lat[fold.train], lon[fold.validation], lat[fold.validation], 5.0)
     assert near.all()
-  with pytest.raises(ValueError, match=r'folds=40, but .* lie in \d+ blocks of 50 km. Pass --config.finetune.folds='):
-    subsets.spatial_folds(table, block, 40, 5.0, seed=1)
   with pytest.raises(ValueError, match='leaves no patch to train on'):
-    subsets.spatial_folds(table, block, 2, 900.0, seed=1)
+    subsets.spatial_folds(table, fold_of, 900.0)
 
 
 def test_joined_splits_read_as_their_parts():

@@ -149,6 +149,24 @@ def test_runs_that_would_count_twice_or_on_other_pixels_are_left_out(folder, tmp
   assert grid.score(KEY._replace(objective='none', encoder='resnet34'), 'weighted_iou').seeds == 1
 
 
+def test_a_variant_is_a_method_of_its_own(folder, tmp_path):
+  """Fine-tuned with the total compute, no pretraining stands beside itself and has a gain."""
+  shutil.copytree(folder / 'runs', tmp_path / 'g')
+  for seed in (0, 1):
+    run = shutil.copytree(tmp_path / 'g' / f'none_resnet18_seed{seed}_fraction1.0', tmp_path / 'g' / f'total_{seed}')
+    for path, name in (
+      (run, 'none_total_compute'),
+      (tmp_path / 'g' / f'none_resnet18_seed{seed}_fraction1.0', 'none_resnet18'),
+    ):
+      config = json.loads((path / 'config.json').read_text())
+      (path / 'config.json').write_text(json.dumps({**config, 'name': name}))
+  grid, _ = _grid(tmp_path / 'g')
+  assert grid.left_out == ()
+  assert grid.objectives('corine_level1', 1.0) == ['none', 'tile2vec', 'none_total_compute']
+  gain = grid.gain(KEY._replace(objective='none_total_compute'), 'weighted_iou')
+  assert (gain.mean, gain.seeds, gain.verdict) == (0, 2, 'undecided')
+
+
 def test_the_command_of_a_grid_is_one_line(folder):
   lines = facts.commands([read_run(path) for path in html.run_directories(folder)], [str(folder)], None)
   assert len([line for line in lines if 'deepsentinel.main' in line]) == 0

@@ -2,11 +2,13 @@ import csv
 import os
 import shutil
 import signal
+import struct
 
 import jax
 import numpy as np
 import optax
 import pytest
+from tensorboardX.proto import event_pb2
 
 from deepsentinel import sensors
 from deepsentinel.evaluation import metrics as metrics_lib
@@ -66,6 +68,40 @@ def test_four_steps_equal_two_then_two(tmp_path):
   assert progress_a['best'] == progress_b['best']
   assert _rows(whole) == _rows(halves)
   assert len(set(_rows(whole))) == len(_rows(whole))
+
+
+def _pictures_on_the_board(directory) -> list[tuple[int, str]]:
+  """(step, tag) of the pictures in TensorBoard's files, which are records of length, checksum, event, checksum."""
+  found = []
+  for path in directory.glob('tensorboard/*'):
+    content, at = path.read_bytes(), 0
+    while at < len(content):
+      (length,) = struct.unpack_from('<Q', content, at)
+      event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+      found += [(event.step, value.tag) for value in event.summary.value if value.HasField('image')]
+      at += 16 + length
+  return found
+
+
+@pytest.mark.parametrize(('validates', 'steps'), [(True, [1, 2, 3, 4]), (False, [2, 4])])
+def test_pictures_at_each_validation_or_else_at_each_checkpoint(tmp_path, validates, steps):
+  settings = {'validation': _validation, 'validate_every': 1} if validates else {}
+  drawn = []
+
+  def draw(variables, step):
+    drawn.append((step, sorted(variables)))
+    return {'sheet': np.zeros((4, 4, 3), np.uint8)}
+
+  loop.train(tiny_model.stage(tmp_path, pictures=lambda: draw, **settings), progress_bar=False)
+  assert drawn == [(step, ['batch_stats', 'params']) for step in steps]
+  assert _pictures_on_the_board(tmp_path) == [(step, 'sheet') for step in steps]
+
+
+def test_too_little_memory_names_the_keys(tmp_path):
+  stage = tiny_model.stage(tmp_path, initial_variables=lambda: jax.numpy.ones(1 << 44))
+  mend = r'too little memory: Out of memory allocating \d+ bytes. Raise --config.finetune.accumulate \(now 1\)'
+  with pytest.raises(ValueError, match=mend):
+    loop.train(stage, progress_bar=False)
 
 
 def test_damaged_newest_checkpoint_falls_back(tmp_path, caplog):

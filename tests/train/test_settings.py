@@ -37,8 +37,9 @@ VARIANTS = sorted(path.stem for path in pathlib.Path(variants.__file__).parent.g
 def test_a_variant_changes_one_thing(name):
   config = importlib.import_module(f'configs.variants.{name}').get_config('small')
   settings.check(config.to_dict())
-  base = {'vae': 'vae', 't2v': 't2v', 'csf': 'csf'}[name[:3]]
-  plain = settings.flatten(importlib.import_module(f'configs.{base}_resnet18attn').get_config('small').to_dict())
+  plain = settings.flatten(
+    importlib.import_module(f'configs.{name.split("_")[0]}_resnet18attn').get_config('small').to_dict()
+  )
   changed = {key for key, value in settings.flatten(config.to_dict()).items() if plain[key] != value}
   assert 1 <= len(changed - {'name'}) <= 2
   assert config.name == name

@@ -43,3 +43,14 @@ print(float(jax.numpy.ones(3).sum()), jax.config.jax_compilation_cache_dir, os.e
   result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
   known = importlib.metadata.version('jaxlib').startswith('0.10.')
   assert result.stdout.split() == ['3.0', f'{tmp_path}/.cache/deepsentinel/jax', *([FLAG] if known else [])]
+
+
+@pytest.mark.skipif(not xla.cpu_only(), reason='a GPU is there')
+def test_a_gpu_that_is_not_there_is_one_sentence():
+  code = 'from deepsentinel.train import parallel; parallel.require_devices()'
+  result = subprocess.run(
+    [sys.executable, '-c', code], env={**os.environ, 'JAX_PLATFORMS': 'cuda'}, capture_output=True, text=True
+  )
+  last = result.stderr.strip().splitlines()[-1]
+  assert last.startswith("ValueError: JAX finds no device of JAX_PLATFORMS='cuda' (")
+  assert 'pip install -r requirements-cuda.txt' in last

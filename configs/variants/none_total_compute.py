@@ -1,0 +1,18 @@
+"""No pretraining, and the arithmetic of Tile2Vec's pretraining and fine-tuning together spent on the labels.
+
+It says what pretraining gives beyond more steps; a triplet counts as three crops. Everything else is
+configs/none_resnet18attn.py.
+
+python -m deepsentinel.main --config=configs/variants/none_total_compute.py --workdir=runs/none_total_compute
+"""
+
+from configs import common, none_resnet18attn
+
+
+def get_config(size: str = 'paper'):
+  config = none_resnet18attn.get_config(size)
+  config.name = 'none_total_compute'
+  # The paper's: 20 epochs of 100,000 triplets, then 200 of the 7,000 patches in the train split.
+  config.finetune.duration = common.duration(examples=7_400_000) if size == 'paper' else common.duration(steps=600)
+  config.finetune.patience_epochs = 0.0
+  return config
