@@ -38,8 +38,9 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=1,bf_interval=1
 MailProg=/bin/true
-NodeName=localhost CPUs={cpus} RealMemory=1000
-PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE
+GresTypes=gpu
+NodeName=localhost CPUs={cpus} RealMemory=1000 Gres=gpu:8
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE
 """
 
 
@@ -67,6 +68,9 @@ class Cluster:
     (folder / 'munge.key').chmod(0o600)
     conf = folder / 'slurm.conf'
     conf.write_text(_CONF.format(folder=folder, ports=_free_ports(2), user=getpass.getuser(), cpus=cpus))
+    for number in range(8):  # GPUs need files; no program opens these
+      (folder / f'gpu{number}').touch()
+    (folder / 'gres.conf').write_text(f'Name=gpu File={folder}/gpu[0-7]\n')
     self.environment = {'SLURM_CONF': str(conf), 'PATH': _PATH}
     files = (f'--{kind}-file={folder}/munge.{kind}' for kind in ('key', 'log', 'pid', 'seed'))
     self._processes: list[subprocess.Popen] = []

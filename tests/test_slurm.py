@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-import shutil
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,7 +14,7 @@ import pytest
 
 from launch import grid
 from launch.slurm import jobs
-from tests import slurm_cluster, tiny_records
+from tests import slurm_cluster, test_readme, tiny_records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not())]
@@ -22,15 +22,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(slurm_cluster.why_not())
 
 @pytest.fixture(scope='module')
 def cluster():
-  folder = pathlib.Path(tempfile.mkdtemp(prefix='slurm'))
-  running = slurm_cluster.Cluster(folder)
-  yield running
-  running.close()
-  deadline = time.monotonic() + 5
-  while running.remains() and time.monotonic() < deadline:
-    time.sleep(0.1)
-  assert running.remains() == []
-  shutil.rmtree(folder)
+  with tempfile.TemporaryDirectory(prefix='slurm') as folder:
+    running = slurm_cluster.Cluster(pathlib.Path(folder))
+    try:
+      yield running
+    finally:
+      running.close()
+    wait_until(lambda: not running.remains(), running.remains, limit_s=10)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +81,8 @@ def stop(number, frame):
   sys.exit(130)
 
 
-signal.signal(signal.SIGINT, stop)
+for number in (signal.SIGINT, signal.SIGTERM):
+  signal.signal(number, stop)
 (workdir / f'begun_{os.environ.get("SLURM_RESTART_COUNT", 0)}').touch()
 if kind == 'fails':
   print('error: There is no such thing. Choose another.')
@@ -145,11 +144,23 @@ def test_every_way_a_run_can_end(tmp_path, capsys):
   }
   assert table.splitlines()[-1] == '4 finished, 3 failed, 1 skipped'
   assert (out / 'runs/saves/begun_1').exists()
-  shown = run(sys.executable, '-m', 'launch.slurm.jobs', str(out))
+  shown = run(*line('python -m')[:-1], str(out))
   assert (shown.returncode, shown.stdout) == (1, table)
 
   began = [run for run in runs if pathlib.Path(run.workdir).exists()]
   assert [run.name for run in runs if run not in began] == ['after_fails']
+
+
+def line(program: str) -> list[str]:
+  """The README's line that begins so, as typed."""
+  return shlex.split(next(text for text in test_readme.typed(test_readme.SLURM) if text.startswith(program)))
+
+
+def with_options(command: list[str], **options: object) -> list[str]:
+  """A command with other values of options that it has."""
+  changed = {f'--{name.replace("_", "-" if command[0] == "sbatch" else "_")}': value for name, value in options.items()}
+  assert changed.keys() <= {word.partition('=')[0] for word in command}
+  return [f'{name}={changed[name]}' if (name := word.partition('=')[0]) in changed else word for word in command]
 
 
 _CONFIG = """
@@ -189,9 +200,9 @@ def test_a_grid_that_is_cancelled_goes_on_from_its_checkpoints(tmp_path):
   workdir = out / 'runs' / 'none_seed0_fraction1.0'
   files = [config(tmp_path, base) for base in ('none_resnet18', 't2v_resnet18')]
   command = [
-    sys.executable, 'launch/grid.py', f'--configs={files[0]},{files[1]}', f'--out={out}', '--slurm=--time=10',
-    *(f'--set={key}={value}' for key, value in settings(steps=400, every_steps=20).items()),
-  ]  # fmt: skip
+    *with_options(line('python launch/grid.py'), configs=f'{files[0]},{files[1]}', seeds=0, fractions=1, out=out),
+    *(f'--set={key}={value}' for key, value in settings(steps=200, every_steps=20).items()),
+  ]
   said = run(*command)
   assert said.returncode == 0, said.stderr
   wait_until(lambda: 20 in checkpoints(workdir), lambda: said_in(out))
@@ -199,7 +210,7 @@ def test_a_grid_that_is_cancelled_goes_on_from_its_checkpoints(tmp_path):
   assert run('scancel', f'{submitted[0]}_0').returncode == 0
   table = end_of(out)
   stopped = checkpoints(workdir)
-  assert max(stopped) < 400
+  assert max(stopped) < 200
   none, failed = table.splitlines()[1:3]
   assert 'at step' in none
   assert 'of finetune; the same command goes on.' in none
@@ -212,18 +223,17 @@ def test_a_grid_that_is_cancelled_goes_on_from_its_checkpoints(tmp_path):
   assert run(*command).returncode == 0
   assert end_of(out).splitlines()[-1] == '1 finished, 1 failed, 0 skipped'
   assert checkpoints(workdir).items() > stopped.items(), 'finished steps were done again'
-  assert max(checkpoints(workdir)) == 400
+  assert max(checkpoints(workdir)) == 200
 
 
 def test_one_experiment_of_two_processes_is_requeued(tmp_path):
   workdir = tmp_path / 'run'
-  script = [
-    'launch/slurm/multinode.sbatch', f'--config={config(tmp_path, "none_resnet18")}', f'--workdir={workdir}',
-    *(f'--config.{key}={value}' for key, value in settings(steps=40, every_steps=4).items()),
-  ]  # fmt: skip
   log = tmp_path / 'log'
-  options = ['--parsable', '--nodes=1', '--ntasks-per-node=2', '--time=10', f'--output={log}']
-  said = run('sbatch', *options, *script)
+  command = with_options(
+    line('sbatch'), nodes=1, ntasks_per_node=2, config=config(tmp_path, 'none_resnet18'), workdir=workdir
+  )
+  command += [f'--config.{key}={value}' for key, value in settings(steps=40, every_steps=4).items()]
+  said = run('sbatch', '--parsable', f'--output={log}', *command[1:])
   assert said.returncode == 0, said.stderr
   job = said.stdout.strip()
   wait_until(lambda: 4 in checkpoints(workdir), log.read_text)

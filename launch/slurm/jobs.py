@@ -128,15 +128,15 @@ def _outcome(run: grid.Run, out: pathlib.Path, queue: tuple[str, ...] | None) ->
     return grid.Outcome('finished', 0)
   if queue and queue[1] == 'PENDING':
     return grid.Outcome('waiting', reason=f'job {queue[0]}: {queue[2]}')
+  if queue and queue[1] != 'COMPLETING':
+    return grid.Outcome('running', reason=f'job {queue[0]}')
   record = _record(out, run.name)
-  about = json.loads(record.read_text()) if record.exists() else {'state': 'running' if queue else 'absent'}
-  job = about.pop('job', queue and queue[0])
-  if about['state'] == 'absent':
+  if not record.exists():
     return grid.Outcome('skipped', reason='it was not started, and is not in the queue')
+  about = json.loads(record.read_text())
+  job = about.pop('job')
   if about['state'] != 'running':
     return grid.Outcome(**about)
-  if queue:
-    return grid.Outcome('running', reason=f'job {job}')
   log = out / 'logs' / f'slurm_{job}.log'
   said = log.read_text(errors='replace').strip().splitlines() if log.exists() else []
   errors = [line for line in said if 'error: ' in line]
@@ -194,9 +194,8 @@ def run_task(runs: Sequence[grid.Run], number: int, out: pathlib.Path) -> int:
     return note(grid.Outcome('failed', code, reason))
   if _checkpoints(run) == saved:
     return note(grid.Outcome('failed', code, f'It saved nothing within its time limit: give more --time. {reason}'))
-  _record(out, run.name).unlink()
-  print(f'{run.name}: out of time; {reason}', flush=True)
-  _slurm('scontrol', 'requeue', job)
+  note(grid.Outcome('failed', code, f'out of time: {reason}'))
+  _slurm('scontrol', 'requeue', job)  # which ends this process
   return code
 
 
@@ -208,6 +207,8 @@ def main(arguments: list[str]) -> None:
   out = pathlib.Path(arguments[0])
   runs = read_plan(out)
   if arguments[1:]:
+    if 'SLURM_ARRAY_TASK_ID' not in os.environ:
+      raise ValueError(f'Unexpected argument {arguments[1]}, which is for tasks of Slurm. Give the --out of one grid.')
     sys.exit(run_task(runs, int(arguments[1]), out))
   ends = outcomes(runs, out)
   print(grid.table(runs, ends, out / 'logs'))
