@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 _DAEMONS = ('munged', 'slurmctld', 'slurmd')
 _PATH = f'{os.environ["PATH"]}:/usr/sbin:/usr/local/sbin'
-# cred_expire: a job waits this long before it begins again. Its least is 5 s.
+# cred_expire: a job waits this long before it begins again; 5 s is the least. The timeouts are for a busy machine.
 _CONF = """
 ClusterName=tests
 SlurmctldHost=localhost
@@ -38,6 +38,9 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=1,bf_interval=1
 MailProg=/bin/true
+BatchStartTimeout=120
+KillWait=120
+MessageTimeout=60
 GresTypes=gpu
 NodeName=localhost CPUs={cpus} RealMemory=1000 Gres=gpu:8
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE
@@ -96,7 +99,7 @@ class Cluster:
     environment = {**os.environ, **self.environment}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stdout.strip()
 
-  def _wait(self, reached: Callable[[], bool], limit_s: float = 30) -> None:
+  def _wait(self, reached: Callable[[], bool], limit_s: float = 60) -> None:
     deadline = time.monotonic() + limit_s
     while not reached():
       said = {path.name: path.read_text()[-2000:] for path in self._folder.glob('*.out')}

@@ -17,11 +17,12 @@ from launch.slurm import jobs
 from tests import slurm_cluster, test_readme, tiny_records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not())]
 
 
 @pytest.fixture(scope='module')
 def cluster():
+  if why_not := slurm_cluster.why_not():
+    pytest.skip(why_not)
   with tempfile.TemporaryDirectory(prefix='slurm') as folder:
     running = slurm_cluster.Cluster(pathlib.Path(folder))
     try:
@@ -31,7 +32,7 @@ def cluster():
     wait_until(lambda: not running.remains(), running.remains, limit_s=10)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def slurm(cluster, monkeypatch):
   """Its commands reach the cluster from this process; a run has one device, and the packages of this checkout."""
   path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), cluster.environment['PATH']])
@@ -66,6 +67,15 @@ def said_in(out: pathlib.Path) -> dict[str, str]:
   return {log.name: log.read_text()[-1500:] for log in (out / 'logs').iterdir()}
 
 
+def test_without_slurm_or_a_grid_the_mend_is_named(tmp_path, monkeypatch):
+  monkeypatch.setenv('PATH', str(tmp_path))
+  with pytest.raises(ValueError, match=r'holds no grid.json. Pass the --out of a grid'):
+    jobs.submit(tmp_path, '')
+  grid.write_plan([grid.Run('a', str(tmp_path / 'a'), ['python'])], tmp_path / 'grid.json')
+  with pytest.raises(ValueError, match=r'sbatch is not installed. Run this on a host of a cluster'):
+    jobs.submit(tmp_path, '')
+
+
 # What an experiment is to the scripts: it ends, fails, or is told to stop and saves or not.
 _STAND_IN = """
 import json, os, pathlib, signal, sys, time
@@ -95,6 +105,8 @@ if kind != 'quick' and not (workdir / 'finetune').exists():
 """
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures('slurm')
 def test_every_way_a_run_can_end(tmp_path, capsys):
   script, out = tmp_path / 'stand_in.py', tmp_path / 'a grid'
   script.write_text(_STAND_IN)
@@ -195,6 +207,8 @@ def checkpoints(workdir: pathlib.Path) -> dict[int, int]:
   return {int(f.name): f.stat().st_mtime_ns for f in folders if f.name.isdigit()}
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures('slurm')
 def test_a_grid_that_is_cancelled_goes_on_from_its_checkpoints(tmp_path):
   out = tmp_path / 'grid'
   workdir = out / 'runs' / 'none_seed0_fraction1.0'
@@ -203,6 +217,8 @@ def test_a_grid_that_is_cancelled_goes_on_from_its_checkpoints(tmp_path):
     *with_options(line('python launch/grid.py'), configs=f'{files[0]},{files[1]}', seeds=0, fractions=1, out=out),
     *(f'--set={key}={value}' for key, value in settings(steps=200, every_steps=20).items()),
   ]
+  both = run(*command, '--jobs=2').stderr
+  assert both.startswith('error: --slurm leaves it to Slurm how many runs there are at a time. Leave --jobs')
   said = run(*command)
   assert said.returncode == 0, said.stderr
   wait_until(lambda: 20 in checkpoints(workdir), lambda: said_in(out))
@@ -226,6 +242,8 @@ def test_a_grid_that_is_cancelled_goes_on_from_its_checkpoints(tmp_path):
   assert max(checkpoints(workdir)) == 200
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures('slurm')
 def test_one_experiment_of_two_processes_is_requeued(tmp_path):
   workdir = tmp_path / 'run'
   log = tmp_path / 'log'
