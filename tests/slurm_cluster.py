@@ -1,5 +1,6 @@
 """A Slurm of the tests' own: the real daemons, one node on loopback, all files in one folder."""
 
+import contextlib
 import getpass
 import os
 import pathlib
@@ -118,8 +119,13 @@ class Cluster:
       except subprocess.TimeoutExpired:
         process.kill()
     # What a daemon started, jobs too, has its environment.
-    for pid in self.remains():
-      os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while (left := self.remains()) and time.monotonic() < deadline:
+      for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(pid, signal.SIGKILL)
+      time.sleep(0.1)
+    assert not left, f'processes of Slurm that do not end: {left}'
 
   def remains(self) -> list[int]:
     """Processes that were started by the daemons, or are one."""

@@ -29,7 +29,6 @@ def cluster():
       yield running
     finally:
       running.close()
-    wait_until(lambda: not running.remains(), running.remains, limit_s=10)
 
 
 @pytest.fixture
