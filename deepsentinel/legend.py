@@ -172,9 +172,14 @@ OSM_THEMES = (
 )
 
 
+# What the record's scalar 'scene' says of a whole patch: stored number - 1 is the class. 0 = unknown.
+SCENES = ('background', 'mine')
+_SCENES_RGB = ((77, 190, 0), (166, 0, 204))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-  """What fine-tuning predicts for every pixel.
+  """What fine-tuning predicts: for every pixel, or one scene for the whole patch.
 
   Attributes:
     name: as the configuration spells it.
@@ -192,8 +197,13 @@ class Target:
   colours: np.ndarray
   lookup: np.ndarray
 
+  @property
+  def is_scene(self) -> bool:
+    """Whether a patch has one label as a whole."""
+    return self.field == 'scene'
 
-TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'osm')
+
+TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'osm', 'mine')
 
 
 @functools.cache
@@ -201,7 +211,7 @@ def target(name: str) -> Target:
   """A fine-tuning target by name.
 
   'osm' takes of each pixel the theme that a map draws on top, the one with the lowest bit; a pixel of no theme is not
-  labelled, since OpenStreetMap leaves much unmapped.
+  labelled, since OpenStreetMap leaves much unmapped. 'mine' is a scene: whether the patch is centred on a coal mine.
 
   Raises:
     ValueError: unknown name.
@@ -214,6 +224,10 @@ def target(name: str) -> Target:
     lookup = np.where((stored > 0) & (lowest < len(OSM_THEMES)), lowest, -1).astype(np.int32)
     names, colours = tuple(t.name for t in OSM_THEMES), np.array([t.rgb for t in OSM_THEMES], np.uint8)
     return Target(name, 'OpenStreetMap themes', 'osm', names, colours, lookup)
+  if name == 'mine':
+    lookup = np.full(256, -1, np.int32)
+    lookup[1 : len(SCENES) + 1] = np.arange(len(SCENES))
+    return Target(name, 'Coal mines', 'scene', SCENES, np.array(_SCENES_RGB, np.uint8), lookup)
   level = int(name[-1])
   return Target(
     name, f'CORINE level {level}', 'corine', level_classes(level), level_colours(level), level_lookup(level)
