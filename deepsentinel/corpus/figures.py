@@ -36,6 +36,8 @@ def rejected_points(corpus: card.Corpus, table: geopandas.GeoDataFrame) -> np.nd
   They are not stored: a point is a function of seed, number and attempt.
   """
   config = corpus.card['config']
+  if corpus.mines:
+    return np.zeros((0, 2))  # of a planned point other days were tried, not other points
   numbers, attempts = table['number'].to_numpy(), table['attempts'].to_numpy()
   # A row that never found a pair keeps its last point: that one was turned away too, and is in the table.
   most = int(attempts.max(initial=0))
@@ -148,8 +150,14 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   done = table[table['state'] == 'done']
   # By cloud where it is known, so that the sheet runs from clear to overcast as the corpus does.
   done = done.sort_values('s2_cloud_share', kind='stable')
-  chosen = done.iloc[np.unique(np.linspace(0, len(done) - 1, _SAMPLES).round().astype(int))]
-  sheets = [(row, _pictures(corpus, corpus.read(row.id))) for row in chosen.itertuples()]
+  kinds = [done[done['scene'] == k] for k in (2, 1)] if corpus.mines else [done]
+  spread = [np.linspace(0, len(rows) - 1, min(_SAMPLES // len(kinds), len(rows))) for rows in kinds]
+  chosen = [
+    row
+    for rows, at in zip(kinds, spread, strict=True)
+    for row in rows.iloc[np.unique(at.round().astype(int))].itertuples()
+  ]
+  sheets = [(row, _pictures(corpus, corpus.read(row.id))) for row in chosen]
   # A row that no patch has anything in (a source without OpenStreetMap) is left out.
   names = [name for name in sheets[0][1] if any(np.ptp(pictures[name]) for _, pictures in sheets)]
   figure = Figure((1.55 * len(sheets) + 0.35, 1.62 * len(names) + 0.55), dpi=140, layout='constrained')
@@ -166,7 +174,8 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
         ax.set_ylabel(name, fontsize=8)
     when = '' if row.s2_time < 0 else str(np.datetime64(row.s2_time, 's').astype('datetime64[D]'))
     cloud = '' if np.isnan(row.s2_cloud_share) else f'\ncloud {100 * row.s2_cloud_share:.0f} %'
-    axes[0, column].set_title(f'{when}{cloud}', fontsize=7)
+    scene = f'{legend.SCENES[row.scene - 1]}\n' if corpus.mines else ''
+    axes[0, column].set_title(f'{scene}{when}{cloud}', fontsize=7)
   figure.savefig(path)
 
 
