@@ -7,7 +7,7 @@ import pytest
 import shapely
 
 from deepsentinel import corpus
-from deepsentinel.corpus import mines, points
+from deepsentinel.corpus import blocks, mines, points
 from tests.corpus.tiny_config import get_config
 
 GEOD = pyproj.Geod(ellps='WGS84')
@@ -126,9 +126,9 @@ def test_a_mine_without_a_pair_in_its_days_gets_others(tmp_path):
   config = config_of(tmp_path, max_gap_days=0.3)  # 10:30 and 17:00 of one day, which fall together every 30 days
   made = corpus.run(config, tmp_path / 'out')
   table = made.manifest()
-  planned = {
-    row['id']: row for row in mines.plan(config.to_dict(), None, points.Region('', '13,51,15,52'), [None] * 31)
-  }
+  days = blocks.period_blocks(config.period.start, config.period.end)
+  rows = mines.plan(config.to_dict(), None, points.Region('', config.points.bbox), days)
+  planned = {row['id']: row for row in rows}
   assert (table['gap_hours'] == 6.5).all()
   assert table['attempts'].max() > 1
   for row in table.itertuples():
