@@ -271,8 +271,9 @@ def score_test_scenes(
   seconds = round(time.monotonic() - began, 2)
   train, used = data.labelled['train'], data.folds[0].train_index
   guesses = scenes.band_statistics(
-    train, used, target.lookup[train.table[target.field][used]], split, data.held(split.spec), seed=config['seed']
-  )
+    train, used, target.lookup[train.table[target.field][used]], split, data.held(split.spec),
+    config['data']['crop_px'], seed=config['seed'],
+  )  # fmt: skip
   lon, lat = split.table['lon_deg'].to_numpy(), split.table['lat_deg'].to_numpy()
   np.savez_compressed(
     workdir / 'test_patches.npz', id=split.table['id'].to_numpy(str), label=label, probability=probability,

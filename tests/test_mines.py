@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_best_checkpoint(run):
       images[..., at] = np.where(values != (0 if field == 's2' else -32768), z, 0)
       present[:, at] = True
   strongest = np.asarray(trained.encode(images, present).feature_map).max((1, 2))
-  unit = trained.variables['params']['header']
+  unit = trained.variables['params']['header']['Linear']
   expected = 1 / (1 + np.exp(-(strongest @ unit['kernel'] + unit['bias'])[:, 0]))
   label = split.table['scene'].to_numpy() - 1
   with np.load(run / 'test_patches.npz') as patches:
@@ -114,7 +114,8 @@ def test_absent_bands_are_absent(fusion):
 
 def test_the_report_shows_the_scores_and_the_patches(run, tmp_path):
   page = html.write_report([run], tmp_path / 'report.html').read_text()
-  assert 'Coal mines: pretraining from run' in page or 'Coal mines: Contrastive' in page or 'finds' in page
+  recall = 100 * json.loads((run / 'test.json').read_text())['methods']['model']['recall']
+  assert f'<h1 id="verdict">Coal mines: {recall:.1f} % are found' in page
   for text in ('precision at 0.5', 'ROC-AUC', 'average precision', 'logistic regression on band statistics', 'chance'):
     assert text in page
   assert 'class-weighted IoU' not in page.split('<h2 id="runs">')[0].split('<header>')[1]

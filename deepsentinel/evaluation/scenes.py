@@ -86,21 +86,22 @@ def probabilities(
 
 
 def band_statistics(
-  train, index: np.ndarray, label: np.ndarray, test, bands: tuple[str, ...], *, seed: int = 0
+  train, index: np.ndarray, label: np.ndarray, test, bands: tuple[str, ...], crop_px: int, *, seed: int = 0
 ) -> np.ndarray:
-  """What a network has to beat: logistic regression on mean and standard deviation of every band of a patch.
+  """What a network has to beat: logistic regression on mean and standard deviation of every band, of the same crops.
 
   Args:
     train: RecordSet to fit on. index: its records that count. label: integer [len(index)], -1 = unknown.
     test: RecordSet to predict.
     bands: whose statistics.
+    crop_px: of the crop in a patch's middle that they are taken of.
     seed: of the solver.
   Returns:
     float [N], the probability of every test patch.
   """
   from sklearn.linear_model import LogisticRegression
 
-  features = embeddings.band_features(train, test, bands=bands)
+  features = embeddings.band_features(train, test, bands=bands, crop_px=crop_px)
   known = label >= 0
   model = LogisticRegression(max_iter=1000, random_state=seed).fit(features[index][known], label[known])
   return model.predict_proba(features[len(train) :])[:, 1]

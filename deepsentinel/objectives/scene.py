@@ -12,6 +12,25 @@ from deepsentinel.objectives import base
 from deepsentinel.objectives.landcover import IGNORED
 
 
+class GlobalMax(nn.Module):
+  operation: ClassVar[str] = 'Maximum over cells'
+
+  def __call__(self, x: Array) -> Array:
+    # [B, h, w, F] -> [B, F]
+    return x.max((1, 2))
+
+
+class LinearUnit(nn.Module):
+  """The header: feature map f32[B, h, w, F] to one logit f32[B, 1], from the global maximum of every channel."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, feature_map: Array, *, train: bool) -> Array:
+    strongest = GlobalMax(name='Maximum')(feature_map)
+    return nn.Dense(1, dtype=self.dtype, name='Linear')(strongest).astype(jnp.float32)
+
+
 class Scene(base.Objective):
   """Binary cross-entropy of a linear unit on the global maximum of every feature channel.
 
@@ -29,16 +48,16 @@ class Scene(base.Objective):
   views: ClassVar[str] = 'scene'
 
   def setup(self) -> None:
-    self.header = nn.Dense(1, dtype=self.dtype)
+    self.header = LinearUnit(self.dtype)
 
   def logit(self, batch: base.Batch, train: bool = False) -> Array:
     """f32[B]: log-odds of the second class, given batch['images'] f32[B, 1, H, W, C]."""
     out = self.encode_views(batch, train=train and not self.frozen_encoder)
-    # [B, 1, h, w, F] -> [B, F]
-    strongest = out.feature_map[:, 0].max((1, 2))
+    feature_map = out.feature_map[:, 0]
     if self.frozen_encoder:
-      strongest = jax.lax.stop_gradient(strongest)
-    return self.header(strongest)[:, 0].astype(jnp.float32)
+      feature_map = jax.lax.stop_gradient(feature_map)
+    # [B, h, w, F] -> [B]
+    return self.header(feature_map, train=train)[:, 0]
 
   def predict(self, batch: base.Batch, train: bool = False) -> Array:
     """Logits f32[B, 2] of the two classes; their softmax is the sigmoid of `logit`."""

@@ -104,8 +104,8 @@ def _verdict(target: legend.Target, tested: Sequence[tuple[Run, str]], counts: s
   run, label = max(tested, key=lambda pair: pair[0].scenes['methods']['model']['roc_auc'] or 0)
   scores = run.scenes['methods']['model']
   headline = (
-    f'{target.title}: {label} finds {_percent(scores["recall"])} % of them, and {_percent(scores["precision"])} % of '
-    f'what it calls one is one; ROC-AUC {_number(scores["roc_auc"])} on {counts}.'
+    f'{target.title}: {_percent(scores["recall"])} % are found, and {_percent(scores["precision"])} % of those called '
+    f'one are one ({label}); ROC-AUC {_number(scores["roc_auc"])} on {counts}.'
   )
   sentences = []
   baseline = run.scenes['methods'].get('band_statistics', {}).get('roc_auc')

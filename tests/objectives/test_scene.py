@@ -12,7 +12,7 @@ from deepsentinel.objectives.scene import Scene
 from tests.objectives.test_objectives import Mirror
 
 # Two features: the unit says 2 a - b + 0.5.
-VARIABLES = {'params': {'header': {'kernel': jnp.array([[2.0], [-1.0]]), 'bias': jnp.array([0.5])}}}
+VARIABLES = {'params': {'header': {'Linear': {'kernel': jnp.array([[2.0], [-1.0]]), 'bias': jnp.array([0.5])}}}}
 
 
 def batch(labels):
