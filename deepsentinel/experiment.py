@@ -190,7 +190,9 @@ def _train(stage: loop.Stage, journal: Journal, progress_bar: bool, profile: boo
 def cross_validation(stages: dict[str, Any]) -> dict[str, Any]:
   """Mean and standard deviation over the folds of the best validation scores."""
   best = [about['best'] for name, about in stages.items() if name.startswith('fold_')]
-  scores = {key: [fold[key] for fold in best] for key in best[0] if key not in ('step', 'epoch')}
+  # A score that a fold has not (precision where nothing is called positive) has no mean.
+  common = [key for key in best[0] if key not in ('step', 'epoch') and all(key in fold for fold in best)]
+  scores = {key: [fold[key] for fold in best] for key in common}
   return {
     'folds': len(best),
     'mean': {key: float(np.mean(values)) for key, values in scores.items()},

@@ -176,6 +176,13 @@ def test_label_fractions_keep_mines_and_background(tmp_path):
   assert sorted(used) == [1, 1, 2, 2]
 
 
+def test_a_score_that_a_fold_has_not_has_no_mean():
+  best = [{'step': 1, 'epoch': 1.0, 'loss': 0.5, 'recall': 0.0}, {'step': 2, 'epoch': 2.0, 'loss': 0.7, 'recall': 1.0}]
+  best[1]['precision'] = 1.0
+  found = experiment.cross_validation({f'fold_{k}': {'best': scores} for k, scores in enumerate(best)})
+  assert found['mean'] == {'loss': pytest.approx(0.6), 'recall': 0.5}
+
+
 def test_the_target_reads_the_scene():
   target = legend.target('mine')
   assert target.is_scene

@@ -1,6 +1,7 @@
 """Two pictures of a corpus: where its points lie, and what a few of its patches look like."""
 
 import pathlib
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -151,12 +152,7 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   # By cloud where it is known, so that the sheet runs from clear to overcast as the corpus does.
   done = done.sort_values('s2_cloud_share', kind='stable')
   kinds = [done[done['scene'] == k] for k in (2, 1)] if corpus.mines else [done]
-  spread = [np.linspace(0, len(rows) - 1, min(_SAMPLES // len(kinds), len(rows))) for rows in kinds]
-  chosen = [
-    row
-    for rows, at in zip(kinds, spread, strict=True)
-    for row in rows.iloc[np.unique(at.round().astype(int))].itertuples()
-  ]
+  chosen = [row for rows in kinds for row in _spread(rows, _SAMPLES // len(kinds))]
   sheets = [(row, _pictures(corpus, corpus.read(row.id))) for row in chosen]
   # A row that no patch has anything in (a source without OpenStreetMap) is left out.
   names = [name for name in sheets[0][1] if any(np.ptp(pictures[name]) for _, pictures in sheets)]
@@ -177,6 +173,12 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
     scene = f'{legend.SCENES[row.scene - 1]}\n' if corpus.mines else ''
     axes[0, column].set_title(f'{scene}{when}{cloud}', fontsize=7)
   figure.savefig(path)
+
+
+def _spread(rows: geopandas.GeoDataFrame, count: int) -> list[Any]:
+  """At most `count` rows, evenly spread, the first and the last among them."""
+  at = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+  return list(rows.iloc[np.unique(at)].itertuples())
 
 
 def _pictures(corpus: card.Corpus, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -108,8 +108,8 @@ def _check_values(settings: dict[str, Any]) -> None:
   require(mines['background'] >= 1, 'mines.background', '1 and above')
   if mines['polygons']:
     least = 1 + mines['background']
-    require(settings['patches'] in (0, *range(least, settings['patches'] + 1)), 'patches',
-            f'{least} and above, a mine with its background; 0 takes every mine')  # fmt: skip
+    allowed = f'{least} and above, a mine with its background; 0 takes every mine'
+    require(settings['patches'] == 0 or settings['patches'] >= least, 'patches', allowed)
     require(mines['min_km'] >= half_diagonal_km, 'mines.min_km',
             f'{half_diagonal_km:.2f} and above, so that no mine lies in a patch of background')  # fmt: skip
     require(mines['max_km'] > mines['min_km'], 'mines.max_km', f'above mines.min_km, {mines["min_km"]:g}')
