@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import composites, legend
-from deepsentinel.report import facts, figures, grid, places, tables
+from deepsentinel.report import facts, figures, grid, places, scenes, tables
 from deepsentinel.report import runs as runs_lib
 from deepsentinel.report.runs import Run, read_run
 
@@ -102,10 +102,12 @@ def _content(runs: list[Run], embedding: pathlib.Path | None) -> dict[str, Any]:
   target = _target(comparison)
   colours = method_colours(labels, comparison)
   samples = _samples(runs, labels, target)
+  of_scenes = scenes.describe(runs, labels, _patch)
   return {
     'title': f'DeepSentinel report: {", ".join(run.name for run in runs)}',
     'banner': facts.banner(runs),
-    'verdict': tables.verdict(comparison, runs),
+    'verdict': of_scenes.verdict if of_scenes and not comparison.methods else tables.verdict(comparison, runs),
+    'scenes': of_scenes,
     'comparison': comparison,
     'ranked': tables.ranked(comparison),
     'colours': colours,
@@ -190,7 +192,7 @@ def _confusion_charts(comparison: tables.Comparison) -> list[Picture]:
 def _training_charts(runs: list[Run], labels: list[str], colours: dict[str, str]) -> list[Picture]:
   """Loss over steps per stage and, where it was logged, validation IoU."""
   pictures = []
-  for stage, title in (('pretrain', 'Pretraining loss'), ('finetune', 'Fine-tuning loss, land cover')):
+  for stage, title in (('pretrain', 'Pretraining loss'), ('finetune', 'Fine-tuning loss')):
     lines: list[tuple] = []
     for run, label in zip(runs, labels, strict=True):
       for split, style in (('train', 'solid'), ('validation', 'dashed')):
