@@ -30,7 +30,7 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.data.labelled = 'deepsentinel_labelled'
   config.data.data_dir = ''
   config.data.bands = ''  # comma-separated, in order; '' takes all the records hold
-  config.data.crop_px = 128
+  config.data.crop_px = 128  # from anywhere in a patch; of a scene ('mine') around its middle
   config.data.read_threads = 4
 
   config.encoder = ml_collections.ConfigDict()
@@ -73,7 +73,7 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.contrastive.augment.rounds = (1, 10)
 
   config.finetune = ml_collections.ConfigDict()
-  # 'corine_level1' | 'corine_level2' | 'corine_level3' | 'osm' | 'corine_level1_nodata', the paper's seven classes
+  # 'corine_level1' | 'corine_level2' | 'corine_level3' | 'corine_level1_nodata' (the paper's seven) | 'osm' | 'mine'
   config.finetune.target = 'corine_level1'
   config.finetune.duration = duration(epochs=200)
   config.finetune.batch_size = 600

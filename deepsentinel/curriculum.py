@@ -10,7 +10,7 @@ from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
 from deepsentinel.data import batches, distances, neighbours, records, statistics
 from deepsentinel.data import subsets as subsets_lib
-from deepsentinel.evaluation import baselines, metrics, sheets
+from deepsentinel.evaluation import baselines, metrics, scenes, sheets
 from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, settings, state
 from deepsentinel.train.trained import Trained
@@ -47,6 +47,7 @@ class Data:
     subsets: band subsets that a pretrained encoder taken from elsewhere was trained for.
     statistics: of the model's bands.
     source: the pretrained encoder taken from elsewhere, or None.
+    shown: bands that fine-tuning and testing show to the model, of those that the records hold; empty: all.
     folds: what fine-tuning trains on and validates on: one of part or all of the train and validation splits, or
       several for a cross-validation.
   """
@@ -59,6 +60,7 @@ class Data:
   subsets: list[list[str]]
   statistics: statistics.BandStatistics
   source: Trained | None
+  shown: tuple[str, ...] = ()
   folds: tuple[LabelledFold, ...] = ()
 
   @property
@@ -66,13 +68,18 @@ class Data:
     sets = [*self.labelled.values(), *([self.unlabelled] if self.unlabelled else [])]
     return any(s.synthetic for s in sets) or bool(self.source and self.source.synthetic)
 
+  def held(self, records_spec: sensors.SensorSpec) -> tuple[str, ...]:
+    """Bands of the model that it gets to see of labelled records, in the model's order."""
+    return tuple(band for band in self.spec.bands if band in (self.shown or records_spec.bands))
+
 
 def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   """Opens the records, decides the bands, and computes or takes over the statistics."""
   where = config['data']
   labelled: dict[str, records.RecordSet] = {}
   if where['labelled']:
-    labelled = _open_labelled(records.resolve(where['labelled'], where['data_dir']), where['read_threads'])
+    directory = records.resolve(where['labelled'], where['data_dir'])
+    labelled = _open_labelled(directory, where['read_threads'], target_of(config))
   source = unlabelled = None
   index, excluded = np.zeros(0, np.int64), 0
   if config['pretrain']['from_checkpoint']:
@@ -88,13 +95,15 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
         f'Pass --config.data.crop_px={split.patch_px // settings.STRIDE_PX * settings.STRIDE_PX}.'
       )
   wanted = settings.band_list(where['bands'])
+  shown: tuple[str, ...] = ()
   if source is not None:
-    if wanted and wanted != source.bands:
-      raise ValueError(
-        f'config.data.bands asks for {list(wanted)}; the encoder of config.pretrain.from_checkpoint was trained on '
-        f'{list(source.bands)}. Leave config.data.bands empty.'
-      )
     spec, subsets = source.spec, source.subsets
+    shown = wanted if wanted != source.bands else ()
+    given = shown or (tuple(b for b in spec.bands if b in labelled['train'].spec.bands) if labelled else spec.bands)
+    if _drops_bands(source):
+      subsets = [*subsets, list(given)]
+    if shown:
+      _require_trained_for(source, shown, subsets)
     stats = statistics.BandStatistics.from_dict(source.statistics)
   else:
     base, used = (unlabelled, index) if unlabelled is not None else (labelled['train'], None)
@@ -103,12 +112,32 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
       subsets = sensor_subsets(spec)
     stats = statistics.band_statistics(base, used, progress, spec.bands)
   if labelled:
-    spec.require(labelled['train'].spec, subsets=subsets)
+    records_spec = labelled['train'].spec
+    spec.require(records_spec.select(shown) if shown else records_spec, subsets=subsets)
     if source is not None or unlabelled is not None:
-      held = [band for band in spec.bands if band in labelled['train'].spec.bands]
+      held = [band for band in spec.bands if band in (shown or records_spec.bands)]
       stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, held))
   folds = labelled_folds(config, labelled, progress) if labelled else ()
-  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, folds)
+  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, shown, folds)
+
+
+def _drops_bands(source: Trained) -> bool:
+  """Whether an encoder was trained with band dropout, and so works with any part of its bands."""
+  curriculum = strengths(source.config)
+  return curriculum is not None and max(curriculum.band_dropout) > 0
+
+
+def _require_trained_for(source: Trained, shown: tuple[str, ...], subsets: list[list[str]]) -> None:
+  """ValueError unless an encoder taken from elsewhere can do with the bands that config.data.bands leaves it."""
+  asked = f'config.data.bands asks for {list(shown)}; the encoder of config.pretrain.from_checkpoint was trained on '
+  if not set(shown) <= set(source.bands):
+    raise ValueError(f'{asked}{list(source.bands)}. Leave config.data.bands empty.')
+  if not any(set(subset) == set(shown) for subset in subsets):
+    raise ValueError(
+      f'{asked}all of {list(source.bands)}, without band dropout: it does not know what to do where some are absent. '
+      'Take a checkpoint of contrastive pretraining with config.pretrain.contrastive.augment.band_dropout above 0, '
+      'pretrain on these bands, or leave config.data.bands empty.'
+    )
 
 
 def labelled_folds(
@@ -139,15 +168,18 @@ def _label_fraction(own: dict[str, Any], split: records.RecordSet, seed: int, pr
   if own['label_fraction'] == 1:
     return np.arange(len(split))
   target = legend.target(own['target'])
-  counts = baselines.patch_class_counts(split, target, progress=progress)
-  dominant = np.where(counts.any(1), counts.argmax(1), -1)
+  if target.is_scene:
+    dominant = target.lookup[split.table[target.field]]
+  else:
+    counts = baselines.patch_class_counts(split, target, progress=progress)
+    dominant = np.where(counts.any(1), counts.argmax(1), -1)
   return subsets_lib.first_share(subsets_lib.nested_order(dominant, seed), own['label_fraction'])
 
 
-def _open_labelled(directory: pathlib.Path, threads: int) -> dict[str, records.RecordSet]:
+def _open_labelled(directory: pathlib.Path, threads: int, target: legend.Target) -> dict[str, records.RecordSet]:
   """Every split of config.data.labelled; ValueError where labels or a split are not there."""
   there = records.splits(directory)
-  if there and not records.RecordSet(directory, there[0]).labelled:
+  if there and not target.is_scene and not records.RecordSet(directory, there[0]).labelled:
     raise ValueError(
       f'config.data.labelled names {directory}, whose records hold no labels. Name records that `tfds build '
       'tfds_builders/deepsentinel_labelled` made, or leave it empty (--config.data.labelled=) to pretrain only.'
@@ -159,7 +191,15 @@ def _open_labelled(directory: pathlib.Path, threads: int) -> dict[str, records.R
       'patches, or in smaller blocks (--config.split.block_km of `python -m deepsentinel.corpus`), and run '
       '`tfds build` with --overwrite.'
     )
-  return {split: records.RecordSet(directory, split, threads) for split in SPLITS}
+  found = {split: records.RecordSet(directory, split, threads) for split in SPLITS}
+  for split, own in found.items() if target.is_scene else ():
+    if len(set(own.table[target.field]) - {0}) < 2:
+      raise ValueError(
+        f'config.finetune.target={target.name!r} needs patches of {" and of ".join(target.classes)}; split {split} of '
+        f'{directory} lacks one of them. Name records that `tfds build tfds_builders/deepsentinel_mines` made, of more '
+        'patches or of smaller blocks (--config.split.block_km of `python -m deepsentinel.corpus`).'
+      )
+  return found
 
 
 def sensor_subsets(spec: sensors.SensorSpec) -> list[list[str]]:
@@ -217,20 +257,21 @@ def pretraining(
 
 
 def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: int = 0) -> loop.Stage:
-  """The stage that trains encoder and header on land cover, from the pretrained encoder where there is one."""
+  """The stage that trains encoder and header on the target, from the pretrained encoder where there is one."""
   own, part = config['finetune'], data.folds[fold]
   train = part.train
-  held = [band for band in data.spec.bands if band in train.spec.bands]
+  held = list(data.held(train.spec))
   subsets = sensor_subsets(data.spec.select(held)) if own['sensor_dropout'] > 0 else []
   subsets += [held] if len(held) < len(data.spec.bands) else []
-  stage = _stage(config, data, workdir, 'finetune', train, part.train_index, views='labelled', subsets=subsets)
+  views = models.views(config, 'finetune')
+  stage = _stage(config, data, workdir, 'finetune', train, part.train_index, views=views, subsets=subsets)
   if len(data.folds) > 1:
     stage = dataclasses.replace(stage, name=f'fold_{fold}', directory=workdir / f'fold_{fold}' / 'finetune')
 
   def pictures():
     prepare = prepare_inputs(config, data, part.validation.spec, 'finetune')
     crops = batches.training_batches(
-      part.validation, views='labelled', batch_size=sheets.EXAMPLES, crop_px=config['data']['crop_px'],
+      part.validation, views=views, batch_size=sheets.EXAMPLES, crop_px=config['data']['crop_px'],
       seed=config['seed'], index=part.validation_index, label_field=target_of(config).field, threads=1,
     )  # fmt: skip
     return sheets.of_labels(models.build(config, 'finetune'), prepare, _few(next(crops)), target_of(config))
@@ -241,7 +282,7 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: 
     validate_every=own['validate_every_steps'],
     patience_epochs=own['patience_epochs'],
     classes=len(models.class_names(config, 'finetune')),
-    scores=metrics.scores,
+    scores=scenes.at_half if target_of(config).is_scene else metrics.scores,
     frozen=('encoder',) if own['frozen_encoder'] else (),
     pictures=pictures,
   )
@@ -254,11 +295,12 @@ def _few(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def one_pass(config: dict[str, Any], split: records.RecordSet | subsets_lib.Joined, index: np.ndarray | None = None):
   """One pass over a labelled split, or over records of it: this process's part."""
-  fields = [field for field in ('s2', 's1', target_of(config).field) if field in split.fields]
+  target = target_of(config)
+  fields = [*(field for field in ('s2', 's1') if field in split.fields), target.field]
   return batches.evaluation_batches(
     split, batch_size=config['evaluation']['batch_size'], crop_px=config['data']['crop_px'], index=index, fields=fields,
     process_index=parallel.process_index(), process_count=parallel.process_count(),
-    threads=config['data']['read_threads'],
+    threads=config['data']['read_threads'], centred=target.is_scene,
   )  # fmt: skip
 
 
@@ -268,7 +310,7 @@ def prepare_inputs(config: dict[str, Any], data: Data, spec: sensors.SensorSpec,
   extra: dict[str, Any] = {}
   if stage == 'finetune':
     target = target_of(config)
-    extra = {'label_field': target.field, 'label_lookup': target.lookup}
+    extra = {'label_field': target.field, 'label_lookup': target.lookup, 'shown': data.shown}
   elif (curriculum := strengths(config)) is not None:
     extra = {'curriculum': curriculum, 'epochs_per_step': own['batch_size'] / max(len(data.index), 1)}
   return inputs.Prepare(

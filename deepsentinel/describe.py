@@ -19,6 +19,7 @@ import ml_collections
 from absl import flags
 
 from deepsentinel import commandline, decoders, legend, registry, sensors
+from deepsentinel.objectives import scene
 from deepsentinel.train import settings
 
 HEADINGS = ('Layer', 'Input', 'Operation', 'Output shape', 'Parameters')
@@ -135,12 +136,15 @@ def _block_tables(rows: Sequence[Layer], where: str) -> list[Table]:
   return tables
 
 
-def tables(encoder_name: str, width: int, channels: int, crop_px: int, classes: int) -> list[Table]:
-  """The tables of one encoder and of the header behind it, in the paper's order."""
+def tables(
+  encoder_name: str, width: int, channels: int, crop_px: int, classes: int, *, of_scenes: bool = False
+) -> list[Table]:
+  """The tables of one encoder and of the header behind it, in the paper's order; `of_scenes` takes the linear unit."""
   encoder = registry.load('encoder', encoder_name)(width=width)
   rows, total = layers(encoder, (1, crop_px, crop_px, channels))
   grid = crop_px // encoder.stride
-  header_rows, header_total = layers(decoders.DeconvolutionHeader(classes), (1, grid, grid, encoder.features))
+  header = scene.LinearUnit() if of_scenes else decoders.DeconvolutionHeader(classes)
+  header_rows, header_total = layers(header, (1, grid, grid, encoder.features))
   number = _ENCODER_TABLES.get(encoder_name)
   title = f'{number}: {encoder_name}' if number else encoder_name
   title += f', width {width}' if width != 64 else ''
@@ -148,8 +152,9 @@ def tables(encoder_name: str, width: int, channels: int, crop_px: int, classes: 
   header_input = _show((encoder.features, grid, grid))
   out = [*_block_tables(rows, encoder_name), *_block_tables(header_rows, 'header')]
   out.append(table(title, rows, total, (), encoder_input))
-  out.append(table(f'Table 8: deconvolution header, {classes} classes', header_rows, header_total, (), header_input))
-  return sorted(out, key=lambda t: t.title if t.title.startswith('Table') else 'Table 7')
+  out.sort(key=lambda t: t.title if t.title.startswith('Table') else 'Table 7')
+  header_title = 'Linear unit' if of_scenes else f'Table 8: deconvolution header, {classes} classes'
+  return [*out, table(header_title, header_rows, header_total, (), header_input)]
 
 
 def render(t: Table, markdown: bool = False) -> str:
@@ -173,9 +178,12 @@ def render(t: Table, markdown: bool = False) -> str:
 def describe(config: ml_collections.ConfigDict, *, classes: int = 0, markdown: bool = False) -> str:
   """All tables of a config; `classes` 0 takes those of config.finetune.target; ValueError for a wrong config."""
   settings.check(config.to_dict())
-  classes = classes or len(legend.target(config.finetune.target).classes)
+  target = legend.target(config.finetune.target)
+  classes = classes or len(target.classes)
   spec = sensors.SensorSpec(settings.band_list(config.data.bands) or sensors.ALL_BANDS)
-  made = tables(config.encoder.name, config.encoder.width, len(spec.bands), config.data.crop_px, classes)
+  made = tables(
+    config.encoder.name, config.encoder.width, len(spec.bands), config.data.crop_px, classes, of_scenes=target.is_scene
+  )
   return '\n\n'.join(render(t, markdown) for t in made)
 
 

@@ -6,6 +6,7 @@ WORKDIR/{pretrain,finetune}/                 metrics.csv, tensorboard/, checkpoi
 WORKDIR/fold_K/finetune/                     the same of each fold of a cross-validation, which is not tested
 WORKDIR/test.json, test_patches.npz          scores on the test split, and the confusion matrix of every patch
 WORKDIR/samples.npz, report.html             predictions to look at, and the page
+WORKDIR/scenes.npz                           in place of samples.npz where a patch has one label as a whole
 """
 
 import functools
@@ -22,7 +23,7 @@ from absl import logging
 from deepsentinel import curriculum, provenance
 from deepsentinel.corpus import splits
 from deepsentinel.data import batches, records
-from deepsentinel.evaluation import baselines, metrics, samples
+from deepsentinel.evaluation import baselines, metrics, samples, scenes
 from deepsentinel.report import html
 from deepsentinel.train import checkpoint, loop, parallel, settings
 from deepsentinel.train.trained import Trained
@@ -72,7 +73,8 @@ def run(
   if len(data.folds) > 1:
     journal.update({'cross_validation': cross_validation(journal['stages'])})
   elif data.labelled and plain['evaluation']['test'] and not (workdir / 'test.json').exists():
-    score_test_split(plain, data, workdir, progress_bar=progress_bar)
+    score = score_test_scenes if curriculum.target_of(plain).is_scene else score_test_split
+    score(plain, data, workdir, progress_bar=progress_bar)
   if parallel.is_chief():
     html.write_report([workdir], report)
   journal.update({'status': 'finished'})
@@ -157,6 +159,7 @@ def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
     'synthetic': data.synthetic,
     'data': about,
     'spec': data.spec.to_dict(),
+    'shown_bands': list(data.shown),
     'statistics': data.statistics.to_dict(),
     'encoder': dict(config['encoder']),
     'pretrained_objective': (source.config if source else config)['pretrain']['objective'],
@@ -187,7 +190,9 @@ def _train(stage: loop.Stage, journal: Journal, progress_bar: bool, profile: boo
 def cross_validation(stages: dict[str, Any]) -> dict[str, Any]:
   """Mean and standard deviation over the folds of the best validation scores."""
   best = [about['best'] for name, about in stages.items() if name.startswith('fold_')]
-  scores = {key: [fold[key] for fold in best] for key in best[0] if key not in ('step', 'epoch')}
+  # A score that a fold has not (precision where nothing is called positive) has no mean.
+  common = [key for key in best[0] if key not in ('step', 'epoch') and all(key in fold for fold in best)]
+  scores = {key: [fold[key] for fold in best] for key in common}
   return {
     'folds': len(best),
     'mean': {key: float(np.mean(values)) for key, values in scores.items()},
@@ -231,11 +236,11 @@ def score_test_split(
     workdir / 'test_patches.npz', id=split.table['id'].to_numpy(str), confusion=per_patch,
     block=splits.block_numbers(lon, lat, curriculum.BLOCK_KM),
   )  # fmt: skip
-  bands = tuple(band for band in data.spec.bands if band in split.spec.bands)
   methods = {
     'model': metrics.method(confusion, seconds=seconds, loss=means['loss'], step=trained.step),
     **baselines.evaluate(
-      data.labelled['train'], split, target=target, forest=config['evaluation']['random_forest'], bands=bands,
+      data.labelled['train'], split, target=target, forest=config['evaluation']['random_forest'],
+      bands=data.held(split.spec),
       seed=config['seed'], progress=show, train_index=data.folds[0].train_index,
     ),
   }  # fmt: skip
@@ -248,6 +253,47 @@ def score_test_split(
     {'target': target.name, 'classes': list(trained.classes), 'methods': methods, 'test_patches': len(split),
      'also_trained_on': len(set(split.table['id']) & set(data.labelled['train'].table['id'])),
      'synthetic': data.synthetic, 'data': split.card['name'], 'nodata_share': float(1 - confusion.sum() / total)},
+  )  # fmt: skip
+
+
+def score_test_scenes(
+  config: dict[str, Any], data: curriculum.Data, workdir: pathlib.Path, *, progress_bar: bool = True
+) -> None:
+  """As `score_test_split`, for a target of one label a patch: test.json, test_patches.npz, scenes.npz."""
+  if not parallel.is_chief():
+    return
+  began = time.monotonic()
+  trained = checkpoint.load_trained(workdir, 'finetune')
+  split, target = data.labelled['test'], curriculum.target_of(config)
+  label = target.lookup[split.table[target.field]]
+  prepare = curriculum.prepare_inputs(config, data, split.spec, 'finetune')
+  probability = scenes.probabilities(
+    trained, split, prepare, config['data']['crop_px'], config['evaluation']['batch_size'], progress=progress_bar
+  )
+  seconds = round(time.monotonic() - began, 2)
+  train, used = data.labelled['train'], data.folds[0].train_index
+  guesses = scenes.band_statistics(
+    train, used, target.lookup[train.table[target.field][used]], split, data.held(split.spec),
+    config['data']['crop_px'], seed=config['seed'],
+  )  # fmt: skip
+  lon, lat = split.table['lon_deg'].to_numpy(), split.table['lat_deg'].to_numpy()
+  np.savez_compressed(
+    workdir / 'test_patches.npz', id=split.table['id'].to_numpy(str), label=label, probability=probability,
+    block=splits.block_numbers(lon, lat, curriculum.BLOCK_KM),
+  )  # fmt: skip
+  scenes.save_samples(
+    workdir / 'scenes.npz', split, scenes.choose(label, probability, config['evaluation']['sample_patches']), label,
+    probability,
+  )  # fmt: skip
+  provenance.write_json(
+    workdir / 'test.json',
+    {'target': target.name, 'classes': list(target.classes), 'test_patches': int((label >= 0).sum()),
+     'methods': {
+       'model': {**scenes.scores(label, probability), 'seconds': seconds, 'step': trained.step},
+       'band_statistics': scenes.scores(label, guesses),
+     },
+     'bands': list(data.held(split.spec)), 'synthetic': data.synthetic, 'data': split.card['name'],
+     'also_trained_on': len(set(split.table['id']) & set(train.table['id']))},
   )  # fmt: skip
 
 

@@ -172,9 +172,14 @@ OSM_THEMES = (
 )
 
 
+# What the record's scalar 'scene' says of a whole patch: stored number - 1 is the class. 0 = unknown.
+SCENES = ('background', 'mine')
+_SCENES_RGB = ((77, 190, 0), (166, 0, 204))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-  """What fine-tuning predicts for every pixel.
+  """What fine-tuning predicts: for every pixel, or one scene for the whole patch.
 
   Attributes:
     name: as the configuration spells it.
@@ -192,8 +197,13 @@ class Target:
   colours: np.ndarray
   lookup: np.ndarray
 
+  @property
+  def is_scene(self) -> bool:
+    """Whether a patch has one label as a whole."""
+    return self.field == 'scene'
 
-TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'corine_level1_nodata', 'osm')
+
+TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'corine_level1_nodata', 'osm', 'mine')
 
 
 @functools.cache
@@ -204,7 +214,7 @@ def target(name: str) -> Target:
   of its codes, 0 (outside the raster) to 5 and 9 (999, nodata); both are stored as 0 here, so that 9 stays empty.
 
   'osm' takes of each pixel the theme that a map draws on top, the one with the lowest bit; a pixel of no theme is not
-  labelled, since OpenStreetMap leaves much unmapped.
+  labelled, since OpenStreetMap leaves much unmapped. 'mine' is a scene: whether the patch is centred on a coal mine.
 
   Raises:
     ValueError: unknown name.
@@ -222,6 +232,10 @@ def target(name: str) -> Target:
     colours = np.concatenate([[(90, 90, 98)], level_colours(1), [(160, 160, 168)]]).astype(np.uint8)
     names = ('outside', *level_classes(1), 'no data')
     return Target(name, 'CORINE level 1 and no data, as in the paper', 'corine', names, colours, lookup)
+  if name == 'mine':
+    lookup = np.full(256, -1, np.int32)
+    lookup[1 : len(SCENES) + 1] = np.arange(len(SCENES))
+    return Target(name, 'Coal mines', 'scene', SCENES, np.array(_SCENES_RGB, np.uint8), lookup)
   level = int(name[-1])
   return Target(
     name, f'CORINE level {level}', 'corine', level_classes(level), level_colours(level), level_lookup(level)

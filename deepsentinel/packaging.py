@@ -161,13 +161,17 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       f'--manual_dir=DIR or {ENVIRONMENT}=DIR.'
     )
 
-  def _download_and_prepare(self, dl_manager, download_config):
-    # Not `dl_manager.manual_dir`, which falls back to a folder the user never named.
-    corpus = self._require_corpus(download_config.manual_dir)
+  def _check_corpus(self, corpus: card.Corpus) -> None:
+    """ValueError for a corpus that is not of this data set's kind."""
     if self.LABELLED and not corpus.labelled:
       raise ValueError(
         f'The corpus {corpus.path} has no labels. Package it with `tfds build tfds_builders/deepsentinel_unlabelled`.'
       )
+
+  def _download_and_prepare(self, dl_manager, download_config):
+    # Not `dl_manager.manual_dir`, which falls back to a folder the user never named.
+    corpus = self._require_corpus(download_config.manual_dir)
+    self._check_corpus(corpus)
     self._corpus = corpus
     # TFDS made `info` with the builder; this is its own attribute, replaced before anything is written with it.
     self.info._features = features(corpus.spec, corpus.patch_px, self.LABELLED)

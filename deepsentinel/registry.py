@@ -17,6 +17,7 @@ _KNOWN: dict[str, dict[str, str]] = {
     'tile2vec': 'deepsentinel.objectives.tile2vec:Tile2Vec',
     'contrastive': 'deepsentinel.objectives.contrastive:Contrastive',
     'landcover': 'deepsentinel.objectives.landcover:LandCover',
+    'scene': 'deepsentinel.objectives.scene:Scene',
   },
   'imagery source': {
     'synthetic': 'deepsentinel.sources.synthetic:SyntheticEarth',

@@ -24,6 +24,7 @@ class ScalarField:
   dtype: str  # 'string', 'int32', 'int64', 'float32', 'float64'
   missing: str | int | float
   description: str
+  optional: bool = False  # records that were packaged before it was known lack it: they hold `missing`
 
 
 def tensor_fields(spec: sensors.SensorSpec, patch_px: int, labelled: bool) -> dict[str, TensorField]:
@@ -61,4 +62,5 @@ SCALARS = (
   ScalarField('s1_relative_orbit', 'int32', -1, 'Sentinel-1 relative orbit, 1 to 175'),
   ScalarField('s1_incidence_deg', 'float32', float('nan'), 'incidence angle at the patch centre, degrees'),
   ScalarField('classes', 'string', '', 'class names the patch is tagged with, joined by ";"'),
+  ScalarField('scene', 'int32', 0, 'what the whole patch shows: an index of legend.SCENES, 0 = unknown', optional=True),
 )

@@ -284,10 +284,14 @@ def _outcome(child: _Child, logs: pathlib.Path) -> Outcome:
   code = child.process.returncode
   if code == 0:
     return Outcome('finished', 0)
-  said = (logs / f'{child.run.name}.log').read_bytes()[child.log_start :].decode(errors='replace')
+  return Outcome('failed', code, last_words(logs / f'{child.run.name}.log', child.log_start))
+
+
+def last_words(log: pathlib.Path, start: int) -> str:
+  """The last error in a log from byte `start` on, else its last line."""
+  said = log.read_bytes()[start:].decode(errors='replace')
   lines = [line for line in said.splitlines() if line.strip()]
-  errors = [line for line in lines if line.startswith('error: ')] or lines or ['(it said nothing)']
-  return Outcome('failed', code, errors[-1])
+  return ([line for line in lines if line.startswith('error: ')] or lines or ['(it said nothing)'])[-1]
 
 
 def _stop(children: Sequence[_Child], signals: Sequence[int]) -> None:
@@ -309,18 +313,25 @@ def table(runs: Sequence[Run], outcomes: dict[str, Outcome], logs: pathlib.Path)
     reason = f'{end.reason}  ({logs / run.name}.log)' if end.state == 'failed' else end.reason
     lines.append(f'{end.state:8}  {run.name:{width}}  {"-" if end.code is None else end.code:>4}  {reason}'.rstrip())
   states = [end.state for end in outcomes.values()]
-  return '\n'.join([*lines, ', '.join(f'{states.count(s)} {s}' for s in ('finished', 'failed', 'skipped'))])
+  shown = dict.fromkeys(['finished', 'failed', 'skipped', *states])
+  return '\n'.join([*lines, ', '.join(f'{states.count(s)} {s}' for s in shown)])
 
 
 def main(_: list[str]) -> None:
   sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))  # of a script, only its own folder is there
   from launch import choices
+  from launch.slurm import jobs
 
   given = flags.FLAGS
   out = pathlib.Path(given.out)
   slots = [gpus for gpus in given.gpus.split(';') if gpus] or [''] * given.jobs
   if given.gpus and given['jobs'].present:
     raise ValueError('--gpus and --jobs are both given. With --gpus there is a run per set of GPUs: leave --jobs out.')
+  if given.slurm is not None and (given.gpus or given.choose or given['jobs'].present):
+    raise ValueError(
+      '--slurm leaves it to Slurm which runs there are at a time: leave --jobs and --gpus out, and give as --set what '
+      '--choose found on one host.'
+    )
   runs = plan(given.configs, given.size, given.seeds, given.fractions, str(out), given.set)
   tried: dict[str, dict[str, Run]] = {}
   if given.choose:
@@ -331,6 +342,9 @@ def main(_: list[str]) -> None:
   first = [run for by_value in tried.values() for run in by_value.values()]
   if given.dry_run:
     return print('\n'.join(shlex.join(run.command) for run in (*first, *runs)))
+  if given.slurm is not None:
+    write_plan(runs, out / 'grid.json')
+    return jobs.submit(out, given.slurm)
   lock_fd = lock(out)
   outcomes: dict[str, Outcome] = {}
   if tried:
@@ -357,6 +371,7 @@ def define_flags() -> None:
   flags.DEFINE_string('choose', '', 'KEY=VALUE,VALUE of the configuration: take the best on validation, per config.')
   flags.DEFINE_integer('jobs', 1, 'Runs at a time.', lower_bound=1)
   flags.DEFINE_string('gpus', '', "Sets of GPUs, a run on each at a time, e.g. '0,1;2,3'.")
+  flags.DEFINE_string('slurm', None, "Submit to Slurm, with these options of sbatch, e.g. '--gres=gpu:1 --time=8:00'.")
   flags.DEFINE_bool('dry_run', False, 'Print the commands and end.')
 
 

@@ -32,7 +32,9 @@ def real_data() -> pathlib.Path:
 
 
 # Files that take minutes: begun first, so that no process ends the suite alone with one of them.
-_LONGEST = ('test_readme.py', 'test_interrupted.py', 'test_grid.py', 'test_main.py', 'test_real_data.py')
+_LONGEST = (
+  'test_readme.py', 'test_interrupted.py', 'test_grid.py', 'test_main.py', 'test_slurm.py', 'test_real_data.py',
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -4,7 +4,9 @@ import json
 import pathlib
 import shutil
 
+import geopandas
 import pytest
+import shapely
 
 from tests import broken_inputs, commands, tiny_records, trials
 
@@ -59,6 +61,21 @@ TRIALS = [
            'of 3: sentinel2: all pixels are nodata', '--retry_failed', common=TINY, begins=True),
   sampling('source that does not answer', '--config.source.broken=1.0', 'Not one of 3 patches', 'of 3: '
            'sentinel1: OSError: the archive does not answer', '--retry_failed', common=TINY, begins=True),
+  sampling('mine polygons that are not there', '--config.mines.polygons={made}/absent.gpkg',
+           'mines.polygons names {made}/absent.gpkg, which is not there', 'State a GeoPackage', common=TINY),
+  sampling('points where mine polygons are expected', '--config.mines.polygons={made}/points.geojson',
+           '{made}/points.geojson holds Point; Polygons are expected', 'mines.register', common=TINY),
+  sampling('mine polygons without a CRS', '--config.mines.polygons={made}/no_crs.parquet',
+           '{made}/no_crs.parquet has no CRS', 'ogr2ogr -a_srs', common=TINY),
+  sampling('no mine in the box', '--config.mines.polygons={made}/mines.geojson --config.points.bbox=5,45,6,46',
+           'None of the 1 polygons of mines.polygons', 'Choose a region', common=TINY),
+  sampling('register of other mines', '--config.mines.polygons={made}/mines.geojson '
+           '--config.mines.register={made}/points.geojson', 'No point of mines.register lies within mines.match_km=5',
+           'Raise mines.match_km', common=TINY),
+  sampling('background that may hold a mine', '--config.mines.polygons={made}/mines.geojson --config.mines.min_km=0.1',
+           'mines.min_km is 0.1; allowed: 0.23 and above', common=TINY),
+  sampling('mines of a source that has none', '--config.mines.polygons=source', 'writes no mines',
+           'Name a vector file', common=TINY),
   sampling('corpus folder of another config', '--out={made}/corpus --config.patch_px=64',
            '{made}/corpus holds a corpus of another config. What differs: ', 'patch_px: 32 -> 64', 'another --out'),
   sampling('corpus folder of something else', '--out={made}/thesis', 'no corpus, and not empty (thesis.tex)',
@@ -80,6 +97,9 @@ TRIALS = [
            'corpus', 'python -m deepsentinel.corpus', DEEPSENTINEL_CORPUS='/absent'),
   building('unlabelled corpus given as labelled', '--config=custom --manual_dir={made}/corpus',
            'The corpus {made}/corpus has no labels', '`tfds build tfds_builders/deepsentinel_unlabelled`'),
+  building('corpus of something else given as mines', '--config=custom --manual_dir={made}/corpus',
+           'The corpus {made}/corpus is not of mines', '`tfds build tfds_builders/deepsentinel_unlabelled`',
+           builder='mines'),
   building('corpus that is half sampled', '--config=custom --manual_dir={made}/half', '{made}/half is not sampled to '
            'its end', 'it goes on where it stopped'),
   building('manifest row whose file is gone', '--config=custom --manual_dir={made}/lost_file',
@@ -108,6 +128,10 @@ def made(tmp_path_factory):
   (folder / 'thesis').mkdir()
   (folder / 'thesis' / 'thesis.tex').write_text('x')
   (folder / 'file').write_text('not a folder')
+  mine, point = shapely.Point(14, 51.5).buffer(0.01), shapely.Point(14.5, 51.5)
+  geopandas.GeoDataFrame(geometry=[mine], crs=4326).to_file(folder / 'mines.geojson')
+  geopandas.GeoDataFrame(geometry=[point], crs=4326).to_file(folder / 'points.geojson')
+  geopandas.GeoDataFrame(geometry=[mine]).to_parquet(folder / 'no_crs.parquet')
   return folder
 
 

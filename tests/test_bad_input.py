@@ -96,6 +96,13 @@ TRIALS = [
            '--config.data.bands=B2,VH', "['VH'] asked for; these records hold ['B2', 'B3', 'B4', 'VV']",
            'Pass --config.data.bands'),
   # Checkpoints and run directories.
+  training('land-cover records for coal mines', '--config.finetune.target=mine', "target='mine' needs patches of "
+           'background and of mine', 'tfds_builders/deepsentinel_mines'),
+  training('random forest of scenes', '--config.finetune.target=mine --config.evaluation.random_forest=True',
+           'random_forest is True: it predicts pixels', '--config.evaluation.random_forest=False'),
+  training('fewer bands than an encoder without band dropout knows', '--config.pretrain.from_checkpoint={made}/run '
+           '--config.data.bands=B2,B3,B4,VV,VH', 'without band dropout', 'augment.band_dropout above 0',
+           'leave config.data.bands empty'),
   training('checkpoint of another sensor contract', '--config.data.labelled={made}/gamma0_records '
            '--config.pretrain.from_checkpoint={made}/run', 'trained on radar sigma0_ellipsoid; these pixels are '
            'gamma0_terrain', 'use a checkpoint trained on it'),

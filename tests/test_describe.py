@@ -90,3 +90,11 @@ def test_the_command(repository):
   done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
   assert 'Table 7: resnet18attn' in done.stdout
   assert '11,621,570' in done.stdout
+
+
+def test_a_config_of_scenes_has_a_linear_unit():
+  text = describe.describe(config('mines_resnet18'))
+  title, rows = text.split('\n\n')[-1].split('\n', 1)
+  assert title == 'Linear unit'
+  assert rows_of(rows)['Linear'] == ('[B, 1]', '513')  # 512 weights and a bias
+  assert 'deconvolution' not in text

@@ -39,6 +39,8 @@ SMALL['launch/grid.py'] = [
   '--configs=configs/none_resnet18.py', '--seeds=0', '--fractions=1',
   *(flag.replace('--config.', '--set=') for flag in SMALL['deepsentinel.main']),
 ]  # fmt: skip
+# A corner of the box, with every patch in every split: so few mines cannot be split.
+CORNER = ['--config.points.bbox=10.0,50.5,10.6,50.9', '--config.split.method=shared']
 # What a line says when there is nothing left to do, or what it leaves: seen in its output.
 SAYS = {
   'deepsentinel.corpus': 'Next: DEEPSENTINEL_CORPUS=',
@@ -49,8 +51,10 @@ SAYS = {
   'launch/grid.py': '1 finished, 0 failed',
   'tfds': 'dataset_size',
 }
-# Run by other means: the first is this very run, the second tests/test_real_data.py.
+# Run by other means: the first is this very run, the second tests/test_real_data.py; and a section's lines by
+# tests/test_slurm.py, which brings a Slurm up for them.
 ELSEWHERE = {'make test', 'DEEPSENTINEL_DATA=DIR make real-data'}
+SLURM = 'Use a cluster with Slurm'
 
 
 def commands() -> list[str]:
@@ -118,6 +122,7 @@ def test_quickstart_leaves_everything(quickstart):
     'Sample a corpus',
     'Package it as TFRecords',
     'Pretrain, fine-tune, test',
+    'Find coal mines',
     'Run a grid of experiments',
     'See the architecture',
     'Embed an area',
@@ -129,7 +134,8 @@ def test_section(quickstart, section):
   assert lines
   for line in lines:
     command = shlex.split(line)
-    said = run([*command, *SMALL.get(program(command), [])], quickstart)
+    corner = CORNER if 'demo_mines' in line and program(command) == 'deepsentinel.corpus' else []
+    said = run([*command, *SMALL.get(program(command), []), *corner], quickstart)
     assert SAYS[program(command)] in said, said
     out = next((part.removeprefix('--out=') for part in command if part.startswith('--out=')), '')
     assert (quickstart / out).exists()
@@ -165,7 +171,7 @@ def test_every_command_is_run():
   sections = {line for title in re.findall(r'^### (.*)$', README, re.MULTILINE) for line in typed(title)}
   known = {'make quickstart', 'source .venv/bin/activate', *ELSEWHERE, *sections}
   assert [line for line in commands() if line not in known and '--s1=S1.tif' not in line] == []
-  assert set(SAYS) == {program(shlex.split(line)) for line in sections}
+  assert set(SAYS) == {program(shlex.split(line)) for line in sections - set(typed(SLURM))}
 
 
 def test_every_file_it_names_is_there():

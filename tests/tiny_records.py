@@ -92,11 +92,13 @@ def write_corpus(
   seed: int = 0,
   spec: sensors.SensorSpec | None = None,
   name: str = 'tiny',
+  mines: bool = False,
 ) -> pathlib.Path:
   """Writes a corpus folder of `patches` fetched patches, one failed row and (labelled) one row of the buffer.
 
   Points lie in a box of about 60 km in southern Bavaria, so that every one has neighbours within a degree. A labelled
-  corpus is split 6:2:2 in order of longitude; an unlabelled one has no splits. Same arguments, same bytes.
+  corpus is split 6:2:2 in order of longitude; an unlabelled one has no splits. With `mines` it has, and every other
+  patch is a mine, bright in its middle. Same arguments, same bytes.
   """
   directory = pathlib.Path(directory)
   spec = spec or sensors.SensorSpec()
@@ -135,15 +137,20 @@ def write_corpus(
       'classes': '',
       'state': state,
       'reason': 'no pair within 72 h' if state == 'failed' else '',
-      'split': ('buffer' if i > patches else split[i]) if labelled else '',
+      'split': ('buffer' if i > patches else split[i]) if labelled or mines else '',
       'gap_hours': abs(gap_s[i]) / 3600,
       **{f'sha256_{field}': '' for field in ('s2', 's1', 'corine', 'osm')},
     }
+    if mines:
+      row['scene'] = 2 - i % 2
     if state == 'done':
       folder = directory / 'patches' / row['id']
       folder.mkdir(parents=True, exist_ok=True)
       for field, array in _arrays(rng, spec, patch_px).items():
         if field in fields:
+          if field in ('s2', 's1') and row.get('scene') == 2:
+            pit = slice(patch_px // 2 - patch_px // 8, patch_px // 2 + patch_px // 8)
+            array[pit, pit] = 4000 if field == 's2' else -300
           bands = {'s2': spec.s2_bands, 's1': spec.s1_bands}.get(field, (field,))
           _write_tif(folder / f'{field}.tif', array, fields[field].nodata, x0[i], y0[i], bands)
           row[f'sha256_{field}'] = _sha256(folder / f'{field}.tif')
@@ -160,7 +167,7 @@ def write_corpus(
     'source': {'name': 'synthetic', 'seed': seed},
     'synthetic': True,
     'seed': seed,
-    'config': {'name': name, 'seed': seed, 'patches': patches},
+    'config': {'name': name, 'seed': seed, 'patches': patches, **({'mines': {'polygons': 'made up'}} if mines else {})},
     'counts': {'done': total - 1, 'failed': 1, 'planned': 0},
     'complete': True,
   }
@@ -173,9 +180,10 @@ def prepare(
 ) -> pathlib.Path:
   """Runs `tfds build --config=custom` on a corpus folder; the prepared directory (default data_dir: CORPUS/tfds)."""
   corpus = pathlib.Path(corpus)
-  if labelled is None:
-    labelled = json.loads((corpus / 'corpus.json').read_text())['labelled']
+  card = json.loads((corpus / 'corpus.json').read_text())
+  labelled = card['labelled'] if labelled is None else labelled
   builder = 'deepsentinel_labelled' if labelled else 'deepsentinel_unlabelled'
+  builder = 'deepsentinel_mines' if 'mines' in card['config'] else builder
   data_dir = pathlib.Path(data_dir or corpus / 'tfds')
   result = tfds_build(builder, f'--data_dir={data_dir}', '--config=custom', f'--manual_dir={corpus}', *flags)
   if result.returncode:
@@ -203,19 +211,20 @@ def tfds_build(builder: str, *flags: str, cwd: pathlib.Path = ROOT, **environmen
 
 
 def tiny_records(
-  patches: int = 12, patch_px: int = 32, labelled: bool = True, seed: int = 0, num_shards: int = 0
+  patches: int = 12, patch_px: int = 32, labelled: bool = True, seed: int = 0, num_shards: int = 0, mines: bool = False
 ) -> pathlib.Path:
   """A prepared directory for these arguments, made once and kept in .cache/tiny_records. Read only: copy to damage."""
   sources = [pathlib.Path(__file__), *(ROOT / 'deepsentinel' / f for f in ('schema.py', 'packaging.py', 'sensors.py'))]
   code = hashlib.sha256(b''.join(path.read_bytes() for path in sources)).hexdigest()[:8]
-  home = ROOT / '.cache' / 'tiny_records' / f'{patches}x{patch_px}_{int(labelled)}_{seed}_{num_shards}_{code}'
+  kind = f'{int(labelled)}{"_mines" if mines else ""}'
+  home = ROOT / '.cache' / 'tiny_records' / f'{patches}x{patch_px}_{kind}_{seed}_{num_shards}_{code}'
   home.parent.mkdir(parents=True, exist_ok=True)
   with open(home.parent / f'{home.name}.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     done = home / 'prepared'
     if not done.exists():
       shutil.rmtree(home, ignore_errors=True)
-      corpus = write_corpus(home / 'corpus', patches, patch_px, labelled, seed)
+      corpus = write_corpus(home / 'corpus', patches, patch_px, labelled, seed, mines=mines)
       prepared = prepare(corpus, home / 'tfds', None, *([f'--num_shards={num_shards}'] if num_shards else []))
       done.write_text(str(prepared.relative_to(home)))
     return home / done.read_text()

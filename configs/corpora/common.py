@@ -8,7 +8,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.name = 'common'
   config.seed = 0  # of points, blocks, pairs and splits; each point has its own random stream
   config.labelled = False  # with CORINE and OpenStreetMap maps, and a train/validation/test split
-  config.patches = 1000  # 0: every patch of a source that is itself a set of patches
+  config.patches = 1000  # 0: every patch of a source that is itself a set of patches, every mine
   config.patch_px = 256
   config.pixel_m = 10.0
 
@@ -26,6 +26,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.points.countries = ''  # ISO 3166 alpha-3 codes or EU27_GB, by commas; '' all land but Antarctica
   config.points.bbox = ''  # 'west,south,east,north' in degrees; '' no limit
   config.points.max_redraws = 50  # replacements for a point that has no pair of scenes in its 12-day block
+
+  # Instead of points drawn on land: a patch on every coal mine, and background near it.
+  config.mines = ml_collections.ConfigDict()
+  config.mines.polygons = ''  # vector file of mine polygons; 'source': those that SyntheticEarth writes of points.bbox
+  config.mines.register = ''  # vector file of points of coal mines; '': every polygon is of a coal mine
+  config.mines.match_km = 5.0  # a polygon this close to a point of the register is a coal mine
+  config.mines.background = 1  # patches of background for each mine
+  config.mines.min_km = 5.0  # least distance of a background point from every polygon, coal or not
+  config.mines.max_km = 50.0  # and furthest from its own mine
 
   # From start up to, not including, end, in 12-day blocks: each block gets points in proportion to its days.
   config.period = ml_collections.ConfigDict({'start': '2019-01-01', 'end': '2020-01-05'})

@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
   for chatty in ('pyogrio', 'rasterio'):
     logging.getLogger(chatty).setLevel(logging.WARNING)
   corpus = sample.run(_CONFIG.value, str(_OUT.value), retry_failed=_RETRY_FAILED.value, check_files=_CHECK_FILES.value)
-  kind = 'labelled' if corpus.labelled else 'unlabelled'
+  kind = 'labelled' if corpus.labelled else 'mines' if corpus.mines else 'unlabelled'
   print(f'Next: DEEPSENTINEL_CORPUS={corpus.path} tfds build tfds_builders/deepsentinel_{kind}')
 
 

@@ -48,6 +48,12 @@ def period_blocks(start: str, end: str) -> list[Block]:
   return blocks
 
 
+def draw_block(blocks: list[Block], rng: np.random.Generator) -> int:
+  """One block, each with a probability proportional to its days."""
+  days = np.array([b.days for b in blocks])
+  return int(rng.choice(len(blocks), p=days / days.sum()))
+
+
 def assign_blocks(blocks: list[Block], n: int, seed: int) -> np.ndarray:
   """int64 [n]: the block of each point, points proportional to days (largest remainders), in an order drawn by seed.
 

@@ -25,6 +25,7 @@ class Corpus:
     labelled: whether patches carry CORINE and OpenStreetMap maps.
     patch_px: side of a patch, pixels.
     synthetic: whether the pixels come from SyntheticEarth.
+    mines: whether its patches are of mines and of background.
   Raises:
     ValueError: the folder is no corpus, or its card cannot be read.
   """
@@ -44,6 +45,7 @@ class Corpus:
     self.labelled: bool = self.card['labelled']
     self.patch_px: int = self.card['patch_px']
     self.synthetic: bool = self.card['synthetic']
+    self.mines = bool(self.card['config'].get('mines', {}).get('polygons'))
     self._digests: dict[str, dict[str, str]] | None = None
 
   def manifest(self) -> geopandas.GeoDataFrame:

@@ -1,6 +1,7 @@
 """Two pictures of a corpus: where its points lie, and what a few of its patches look like."""
 
 import pathlib
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -36,6 +37,8 @@ def rejected_points(corpus: card.Corpus, table: geopandas.GeoDataFrame) -> np.nd
   They are not stored: a point is a function of seed, number and attempt.
   """
   config = corpus.card['config']
+  if corpus.mines:
+    return np.zeros((0, 2))  # of a planned point other days were tried, not other points
   numbers, attempts = table['number'].to_numpy(), table['attempts'].to_numpy()
   # A row that never found a pair keeps its last point: that one was turned away too, and is in the table.
   most = int(attempts.max(initial=0))
@@ -148,8 +151,9 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   done = table[table['state'] == 'done']
   # By cloud where it is known, so that the sheet runs from clear to overcast as the corpus does.
   done = done.sort_values('s2_cloud_share', kind='stable')
-  chosen = done.iloc[np.unique(np.linspace(0, len(done) - 1, _SAMPLES).round().astype(int))]
-  sheets = [(row, _pictures(corpus, corpus.read(row.id))) for row in chosen.itertuples()]
+  kinds = [done[done['scene'] == k] for k in (2, 1)] if corpus.mines else [done]
+  chosen = [row for rows in kinds for row in _spread(rows, _SAMPLES // len(kinds))]
+  sheets = [(row, _pictures(corpus, corpus.read(row.id))) for row in chosen]
   # A row that no patch has anything in (a source without OpenStreetMap) is left out.
   names = [name for name in sheets[0][1] if any(np.ptp(pictures[name]) for _, pictures in sheets)]
   figure = Figure((1.55 * len(sheets) + 0.35, 1.62 * len(names) + 0.55), dpi=140, layout='constrained')
@@ -166,8 +170,15 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
         ax.set_ylabel(name, fontsize=8)
     when = '' if row.s2_time < 0 else str(np.datetime64(row.s2_time, 's').astype('datetime64[D]'))
     cloud = '' if np.isnan(row.s2_cloud_share) else f'\ncloud {100 * row.s2_cloud_share:.0f} %'
-    axes[0, column].set_title(f'{when}{cloud}', fontsize=7)
+    scene = f'{legend.SCENES[row.scene - 1]}\n' if corpus.mines else ''
+    axes[0, column].set_title(f'{scene}{when}{cloud}', fontsize=7)
   figure.savefig(path)
+
+
+def _spread(rows: geopandas.GeoDataFrame, count: int) -> list[Any]:
+  """At most `count` rows, evenly spread, the first and the last among them."""
+  at = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+  return list(rows.iloc[np.unique(at)].itertuples())
 
 
 def _pictures(corpus: card.Corpus, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ COLUMNS: dict[str, tuple[str, Any]] = {
   'number': ('int64', -1),  # which point of the run; its random streams depend on it
   'block': ('int32', -1),  # which 12-day block of the period; -1 for a ready-made place
   'attempts': ('int32', 0),  # points drawn until one had a pair
+  'mine': ('int64', -1),  # the polygon that a patch is on or is the background of, by its place in the file
   'state': ('object', 'planned'),
   'reason': ('object', ''),  # why it failed
   'split': ('object', ''),
@@ -84,6 +85,9 @@ def read(folder: pathlib.Path) -> geopandas.GeoDataFrame:
       f'{path} is damaged or no manifest of a corpus ({str(e).splitlines()[0]}). Remove it and run the command that '
       'sampled this corpus again: it plans the same patches and fetches them anew.'
     ) from e
+  for name, missing in blank_row().items():
+    if name not in table:  # it was written before this column was known
+      table[name] = missing
   journal = journal_rows(folder)
   if not journal:
     return table

@@ -8,13 +8,13 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import geopandas
 import numpy as np
 
-from deepsentinel.corpus import blocks, card, fetch, figures, manifest, points, settings, splits, worker
+from deepsentinel.corpus import blocks, card, fetch, figures, manifest, mines, points, settings, splits, worker
 from deepsentinel.sources import base
 
 _ID = re.compile(r'[A-Za-z0-9][\w.\-]*')
@@ -88,8 +88,10 @@ def _claim(folder: pathlib.Path, chosen: Mapping[str, Any]) -> None:
     raise ValueError(f'{folder} is no corpus, and not empty ({", ".join(strange[:5])}). Choose another --out.')
 
 
-def _plan(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
+def _plan(shop: worker.Workshop) -> Iterable[dict[str, Any]]:
   """The manifest's rows before anything is fetched."""
+  if shop.settings['mines']['polygons']:
+    return mines.plan(shop.settings, shop.source, shop.region, shop.blocks)
   return _placed_rows(shop) if shop.is_placed else _planned_rows(shop)
 
 
@@ -140,11 +142,12 @@ def _placed_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
 def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[str, Any]]) -> geopandas.GeoDataFrame:
   """Splits the fetched patches, folds the journal into the manifest, writes the card, prints what there is."""
   split = shop.settings['split']
+  with_splits = shop.settings['labelled'] or bool(shop.settings['mines']['polygons'])
   done = [row for row in rows.values() if row['state'] == 'done']
   names = splits.split_patches(
     np.array([row['lon_deg'] for row in done]),
     np.array([row['lat_deg'] for row in done]),
-    method=split['method'] if shop.settings['labelled'] else 'none',
+    method=split['method'] if with_splits else 'none',
     block_km=split['block_km'],
     buffer_km=split['buffer_km'],
     shares={name: split[name] for name in splits.SPLITS},
@@ -156,7 +159,7 @@ def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[st
     row['split'] = str(name)
   table = manifest.write(folder, rows.values())
   _write_card(folder, shop, rows)
-  if shop.settings['labelled']:
+  if with_splits:
     print(splits.summary(table))
   reasons = _grouped([row['reason'] for row in rows.values() if row['state'] == 'failed'])
   if reasons:
@@ -164,7 +167,7 @@ def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[st
     for reason, count in reasons[:10]:
       print(f'{count:>7}  {reason[:200]}')
   attempts = sum(row['attempts'] for row in rows.values())
-  drawn = '' if shop.is_placed else f'; {attempts} points were drawn'
+  drawn = '' if shop.is_placed or shop.settings['mines']['polygons'] else f'; {attempts} points were drawn'
   print(f'{folder}: {len(done)} patches{drawn}.')
   if not done:
     reason, count = reasons[0]

@@ -23,6 +23,12 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
   'points.countries': (str,),
   'points.bbox': (str,),
   'points.max_redraws': (int,),
+  'mines.polygons': (str,),
+  'mines.register': (str,),
+  'mines.match_km': (float, int),
+  'mines.background': (int,),
+  'mines.min_km': (float, int),
+  'mines.max_km': (float, int),
   'period.start': (str,),
   'period.end': (str,),
   'max_gap_days': (float, int),
@@ -97,6 +103,16 @@ def _check_values(settings: dict[str, Any]) -> None:
   require(settings['pixel_m'] > 0, 'pixel_m', 'above 0')
   require(settings['max_gap_days'] >= 0, 'max_gap_days', '0 and above')
   require(settings['points']['max_redraws'] >= 0, 'points.max_redraws', '0 and above')
+  mines, half_diagonal_km = settings['mines'], settings['patch_px'] * settings['pixel_m'] / 1000 / 2**0.5
+  require(mines['match_km'] >= 0, 'mines.match_km', '0 and above')
+  require(mines['background'] >= 1, 'mines.background', '1 and above')
+  if mines['polygons']:
+    least = 1 + mines['background']
+    allowed = f'{least} and above, a mine with its background; 0 takes every mine'
+    require(settings['patches'] == 0 or settings['patches'] >= least, 'patches', allowed)
+    require(mines['min_km'] >= half_diagonal_km, 'mines.min_km',
+            f'{half_diagonal_km:.2f} and above, so that no mine lies in a patch of background')  # fmt: skip
+    require(mines['max_km'] > mines['min_km'], 'mines.max_km', f'above mines.min_km, {mines["min_km"]:g}')
   require(settings['workers'] >= 0, 'workers', '0 (in this process) and above')
   require('name' in settings['source'], 'source', "a section with 'name' and the source's arguments")
   points.parse_countries(settings['points']['countries'])
@@ -114,6 +130,8 @@ def _check_values(settings: dict[str, Any]) -> None:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """What differs between two checked configs, as 'key: old -> new', apart from what is free to change."""
   before, after = dict(flatten(old)), dict(flatten(new))
+  if not after['mines.polygons']:  # a folder sampled before mines were known is still the same
+    before = {path: value for path, value in after.items() if path.startswith('mines.')} | before
   return [
     f'{path}: {before.get(path)!r} -> {after.get(path)!r}'
     for path in sorted({*before, *after})

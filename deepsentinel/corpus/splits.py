@@ -4,7 +4,6 @@ import logging
 
 import numpy as np
 import pandas as pd
-import pyproj
 import scipy.spatial
 
 from deepsentinel import legend
@@ -69,7 +68,7 @@ def close_pairs(lon_deg: np.ndarray, lat_deg: np.ndarray, within_km: float) -> n
   if not len(pairs):
     return pairs.reshape(0, 2)
   a, b = np.degrees(np.column_stack([lon, lat]))[pairs].transpose(1, 0, 2)
-  distance_m = pyproj.Geod(ellps='WGS84').inv(a[:, 0], a[:, 1], b[:, 0], b[:, 1])[2]
+  distance_m = base.GEOD.inv(a[:, 0], a[:, 1], b[:, 0], b[:, 1])[2]
   return pairs[distance_m < 1000 * within_km]
 
 
@@ -121,11 +120,13 @@ def split_patches(
 
 
 def summary(manifest: pd.DataFrame) -> str:
-  """Patches and level-1 class shares of every split, as a table; warns of a split that has no patch."""
+  """Patches of every split with their level-1 class shares, or the scenes they are of; warns of an empty split."""
   done = manifest[manifest['state'] == 'done']
+  scenes = legend.SCENES if 'scene' in done and done['scene'].any() else ()
   columns = [f'{name}_px' for name in legend.LEVEL1_NAMES]
-  with_classes = all(c in done for c in columns)
+  with_classes = all(c in done for c in columns) and (not scenes or bool(done[columns].to_numpy().any()))
   lines = [f'{"split":<12}{"patches":>8}' + ''.join(f'{n:>13}' for n in legend.LEVEL1_NAMES if with_classes)]
+  lines[0] += ''.join(f'{name:>13}' for name in scenes)
   whole = (done['split'] == SHARED).any()
   for name in (SHARED,) if whole else (*SPLITS, BUFFER):
     rows = done[done['split'] == name]
@@ -133,7 +134,7 @@ def summary(manifest: pd.DataFrame) -> str:
     if with_classes:
       pixels = rows[columns].to_numpy(np.float64).sum(0)
       line += ''.join(f'{100 * p:>11.1f} %' if p == p else f'{"-":>13}' for p in pixels / (pixels.sum() or np.nan))
-    lines.append(line)
+    lines.append(line + ''.join(f'{(rows["scene"] == k).sum():>13}' for k, _ in enumerate(scenes, start=1)))
     if not len(rows) and name in ('validation', 'test'):
       logging.warning('The %s split is empty. A smaller split.block_km gives more blocks to choose from.', name)
   return '\n'.join(lines)

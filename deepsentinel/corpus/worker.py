@@ -25,6 +25,7 @@ _FIELD = {'sentinel2': 's2', 'sentinel1': 's1'}
 # SyntheticEarth's vectors are written for each patch with this much land around it, so that polygons that reach into
 # the patch are as large as CORINE's smallest (25 ha) on either side of its edge.
 _VECTOR_MARGIN_M = 1500.0
+_STREAM = 0xDA7E
 
 
 class Unfit(ValueError):
@@ -127,14 +128,18 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
 
 
 def _drawn(shop: Workshop, out: dict[str, Any]) -> tuple[base.PatchGrid, dict[str, base.Scene]]:
-  """Draws points until one has a pair in the row's block; fills the row."""
-  settings = shop.settings
-  block = shop.blocks[out['block']]
+  """Draws points until one has a pair in the row's block; of a planned point, blocks until it has a pair in one."""
+  settings, planned = shop.settings, out['scene'] > 0
   for attempt in range(settings['points']['max_redraws'] + 1):
-    point = shop.region.draw(settings['seed'], [out['number']], attempt).iloc[0]
-    out |= {'lon_deg': float(point.lon_deg), 'lat_deg': float(point.lat_deg), 'country': str(point.country)}
+    if not planned:
+      point = shop.region.draw(settings['seed'], [out['number']], attempt).iloc[0]
+      out |= {'lon_deg': float(point.lon_deg), 'lat_deg': float(point.lat_deg), 'country': str(point.country)}
+    elif attempt:
+      rng = np.random.default_rng([settings['seed'], _STREAM, out['number'], attempt])
+      out['block'] = blocks.draw_block(shop.blocks, rng)
+    block = shop.blocks[out['block']]
     out['attempts'] = attempt + 1
-    patch_grid = grid.patch_grid(point.lon_deg, point.lat_deg, settings['patch_px'], settings['pixel_m'])
+    patch_grid = grid.patch_grid(out['lon_deg'], out['lat_deg'], settings['patch_px'], settings['pixel_m'])
     pair = pairs.draw_pair(
       shop.source,
       patch_grid,
@@ -148,6 +153,8 @@ def _drawn(shop: Workshop, out: dict[str, Any]) -> tuple[base.PatchGrid, dict[st
       out['gap_hours'] = pair.gap_hours
       _record(out, patch_grid, pair.scenes, shop.source)
       return patch_grid, pair.scenes
+  if planned:
+    raise Unfit(f'no pair of scenes within {settings["max_gap_days"]:g} days in any of {out["attempts"]} blocks')
   raise Unfit(
     f'no pair of scenes within {settings["max_gap_days"]:g} days in {block.start:%Y-%m-%d} to {block.end:%Y-%m-%d} '
     f'at any of {settings["points"]["max_redraws"] + 1} points'

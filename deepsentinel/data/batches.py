@@ -13,7 +13,7 @@ import numpy as np
 
 from deepsentinel.data import neighbours as neighbours_lib
 
-VIEWS = {'single': 1, 'labelled': 1, 'pair': 2, 'triplet': 3}
+VIEWS = {'single': 1, 'labelled': 1, 'scene': 1, 'pair': 2, 'triplet': 3}
 _ENDLESS = 2**60  # steps
 _READ_AHEAD = 2  # batches; a triplet batch of 1,024 crops of 128 px is 1.4 GB
 
@@ -41,7 +41,7 @@ class TrainingPlan:
   index: np.ndarray
   views: str
   batch_size: int
-  max_offset: int
+  offsets: tuple[int, int]
   seed: int
   neighbours: neighbours_lib.NeighbourSampler | None
   shift_px: Callable[[int], float] | None = None
@@ -57,12 +57,13 @@ class TrainingPlan:
     if self.views == 'triplet' and self.neighbours is not None:
       columns.append(self.neighbours.draw_distant(anchor, rng('distant')))
     index = self.index[np.stack(columns, axis=1)]  # [B, V]
-    row, col = rng('crop').integers(0, self.max_offset, (2, *index.shape), dtype=np.int32, endpoint=True)
+    least, furthest = self.offsets
+    row, col = rng('crop').integers(least, furthest, (2, *index.shape), dtype=np.int32, endpoint=True)
     if self.shift_px is not None:
-      most = min(round(float(self.shift_px(step))), self.max_offset)
+      most = min(round(float(self.shift_px(step))), furthest)
       shift = rng('shift').integers(-most, most, (2, len(index)), dtype=np.int32, endpoint=True)
-      row[:, 1] = np.clip(row[:, 0] + shift[0], 0, self.max_offset)
-      col[:, 1] = np.clip(col[:, 0] + shift[1], 0, self.max_offset)
+      row[:, 1] = np.clip(row[:, 0] + shift[0], least, furthest)
+      col[:, 1] = np.clip(col[:, 0] + shift[1], least, furthest)
     return Plan(index, row, col)
 
   def _anchors(self, step: int) -> np.ndarray:
@@ -102,8 +103,9 @@ def training_batches(
 
   Args:
     records: a `records.RecordSet`.
-    views: 'single': one crop; 'labelled': one crop and its labels; 'pair': anchor and neighbour, or two crops
-      of one patch where `neighbours` is None; 'triplet': anchor, neighbour and distant patch.
+    views: 'single': one crop; 'labelled': one crop and its labels; 'scene': one crop around the patch's centre (see
+      `centred_offsets`) and the patch's own label; 'pair': anchor and neighbour, or two crops of one patch where
+      `neighbours` is None; 'triplet': anchor, neighbour and distant patch.
     batch_size: examples over all processes; each process gets batch_size / process_count of them (B).
     crop_px: edge of a crop. Its row and column are drawn independently for every view.
     seed: of the order, the crops and the neighbours.
@@ -112,13 +114,13 @@ def training_batches(
     neighbours: sampler over the same records (over `index`, where given).
     shift_px: step -> furthest that the second crop of a 'pair' of one patch lies from the first on either axis, in
       pixels; None: anywhere in the patch.
-    label_field: of the records, whose crops 'labelled' batches hold.
+    label_field: of the records, whose crops 'labelled' batches hold; the scalar that 'scene' batches hold.
     process_index, process_count: which part of each global batch to read. The batch does not depend on the count.
     threads: batches read at one time, at most two; each is itself read on the record set's own threads.
     fields: sensors to read, of 's2' and 's1'; None for all that the records hold.
   Yields:
     's2' uint16 [B, V, crop, crop, C2] and 's1' int16 [B, V, crop, crop, C1] in storage units; 'index', 'row', 'col'
-    int32 [B, V]; with views='labelled' also `label_field` [B, crop, crop].
+    int32 [B, V]; with views='labelled' also `label_field` [B, crop, crop], with 'scene' [B].
   Raises:
     ValueError: unknown views; a crop larger than the patch; a batch that the processes do not divide; no records; no
       labels for 'labelled'; no sampler, or one of other records, for 'triplet'.
@@ -126,7 +128,7 @@ def training_batches(
   if views not in VIEWS:
     raise ValueError(f'Unknown views {views!r}. Known: {", ".join(VIEWS)}.')
   index = _checked_index(records, index)
-  fields = _checked_fields(records, fields, label_field if views == 'labelled' else '')
+  fields = _checked_fields(records, fields, label_field if views in ('labelled', 'scene') else '')
   _check_sizes(records, batch_size, crop_px, process_index, process_count)
   if start_step < 0:
     raise ValueError(f'start_step is {start_step}; the first step is 0.')
@@ -139,7 +141,9 @@ def training_batches(
       f'The neighbour sampler covers {len(neighbours)} records, the batches {len(index)}. Build it from the same '
       'record numbers: NeighbourSampler.from_records(records.table, index, ...).'
     )
-  plan = TrainingPlan(index, views, batch_size, records.patch_px - crop_px, seed, neighbours, shift_px)
+  most = records.patch_px - crop_px
+  offsets = centred_offsets(most, crop_px) if views == 'scene' else (0, most)
+  plan = TrainingPlan(index, views, batch_size, offsets, seed, neighbours, shift_px)
 
   def read(step: int) -> Batch:
     return read_plan(records, plan(step).part(process_index, process_count), crop_px, fields)
@@ -157,6 +161,7 @@ def evaluation_batches(
   process_index: int = 0,
   process_count: int = 1,
   threads: int = 4,
+  centred: bool = False,
 ) -> Iterator[Batch]:
   """One pass over fixed crops that cover every patch, record after record: of 256 px, the four quadrants of 128.
 
@@ -168,11 +173,13 @@ def evaluation_batches(
     batch_size: crops over all processes; each process gets batch_size / process_count of them (B).
     crop_px: edge of a crop.
     index: record numbers, in the order wanted; None for all.
-    fields: of 's2', 's1', 'corine' and 'osm'; None for the sensors and CORINE, as far as the records hold them.
+    fields: of 's2', 's1', 'corine', 'osm' and the scalars; None for the sensors and CORINE, as far as the records
+      hold them.
     process_index, process_count: which part of each global batch to read.
     threads: batches read at one time, at most two.
+    centred: one crop a patch, from its middle, in place of the covering ones.
   Yields:
-    's2', 's1', 'index', 'row', 'col' as `training_batches` with V = 1; 'corine', 'osm' [B, crop, crop];
+    's2', 's1', 'index', 'row', 'col' as `training_batches` with V = 1; 'corine', 'osm' [B, crop, crop]; scalars [B];
     'mask' bool [B], False where the last batch is padded (with its first crop); 'count' bool [B, crop, crop], the
     pixels to score, False throughout in padding.
   Raises:
@@ -182,6 +189,8 @@ def evaluation_batches(
   fields = _checked_fields(records, fields, 'corine' if fields is None and records.labelled else '')
   _check_sizes(records, batch_size, crop_px, process_index, process_count)
   starts, first_own = tiling(records.patch_px, crop_px)
+  if centred:
+    starts, first_own = np.array([(records.patch_px - crop_px) // 2], np.int32), np.zeros(1, np.int32)
   tile_row, tile_col = (t.ravel() for t in np.meshgrid(np.arange(len(starts)), np.arange(len(starts)), indexing='ij'))
   total = len(index) * len(tile_row)
 
@@ -208,6 +217,11 @@ def crops_per_patch(patch_px: int, crop_px: int) -> int:
   return (-(-patch_px // crop_px)) ** 2
 
 
+def centred_offsets(most: int, crop_px: int) -> tuple[int, int]:
+  """(least, furthest) offset of a crop whose inner half holds the patch's centre; `most` is the furthest there is."""
+  return max(0, most // 2 - crop_px // 4), min(most, most // 2 + crop_px // 4)
+
+
 def tiling(patch_px: int, crop_px: int) -> tuple[np.ndarray, np.ndarray]:
   """Crops that cover a patch along one axis.
 
@@ -221,11 +235,13 @@ def tiling(patch_px: int, crop_px: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_plan(records, plan: Plan, crop_px: int, fields: Sequence[str]) -> Batch:
-  """The pixels of a plan: sensors as [B, V, crop, crop, C], labels as [B, crop, crop] of the first view."""
+  """The pixels of a plan: sensors as [B, V, crop, crop, C]; of the first view labels [B, crop, crop], scalars [B]."""
   views = plan.index.shape[1]
   batch = {'index': plan.index, 'row': plan.row, 'col': plan.col}
   for field in fields:
-    if records.fields[field].shape[2:]:
+    if field not in records.fields:
+      batch[field] = records.table[field].to_numpy()[plan.index[:, 0]]
+    elif records.fields[field].shape[2:]:
       flat = [part.reshape(-1) for part in (plan.index, plan.row, plan.col)]
       pixels = records.read_crops(field, *flat, crop_px)  # [B * V, crop, crop, C]
       batch[field] = pixels.reshape(-1, views, *pixels.shape[1:])
@@ -262,7 +278,7 @@ def _checked_fields(records, fields: Sequence[str] | None, label_field: str) -> 
   found = tuple(f for f in ('s2', 's1') if f in records.fields) if fields is None else tuple(fields)
   if label_field and label_field not in found:
     found += (label_field,)
-  missing = [f for f in found if f not in records.fields]
+  missing = [f for f in found if f not in records.fields and f not in records.table]
   if missing:
     hint = ' Labels are in the record sets of deepsentinel_labelled.' if label_field in missing else ''
     raise ValueError(f'{records.directory} has no {", ".join(missing)}; it has {", ".join(records.fields)}.{hint}')

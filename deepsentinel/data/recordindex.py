@@ -25,7 +25,7 @@ import tqdm
 
 from deepsentinel import schema
 
-FORMAT = 1
+FORMAT = 2
 HEADER = struct.Struct('<QI')
 CRC = struct.Struct('<I')
 _SHARD, _START, _BYTES, _CRC = 'shard_', 'start_', 'bytes_', 'crc_'  # scalars have no trailing underscore
@@ -167,6 +167,7 @@ def _walk_record(window: _Window, start: int, size: int, fields: Mapping[str, sc
     if kind != 'bytes' or len(value) != 1 or value[0][1] != expected:
       raise ValueError(f'field {name!r} is not {expected} raw bytes ({field.dtype} {field.shape})')
     offsets[name] = value[0][0]
+  scalars = {c.name: c.missing for c in schema.SCALARS if c.optional} | scalars
   missing = sorted({*fields, *columns} - {*offsets, *scalars})
   if missing:
     raise ValueError(f'it lacks {", ".join(missing)}')

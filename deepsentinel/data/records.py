@@ -21,7 +21,7 @@ import tqdm
 from deepsentinel import schema, sensors
 from deepsentinel.data import recordindex
 
-BUILDERS = ('deepsentinel_labelled', 'deepsentinel_unlabelled')
+BUILDERS = ('deepsentinel_labelled', 'deepsentinel_unlabelled', 'deepsentinel_mines')
 _OPEN_FILES = 256
 _BAND_BYTES = 512 << 10  # of a scratch buffer; stays in a core's cache
 

@@ -73,6 +73,11 @@ def embed(
       f'--level=landcover needs a fine-tuned model; this is the {model.stage} stage. Fine-tune it '
       '(python -m deepsentinel.main), or leave out --level.'
     )
+  if level == 'landcover' and legend.target_of_classes(model.classes).is_scene:
+    raise ValueError(
+      '--level=landcover needs a model that predicts every pixel; this one gives one answer a patch '
+      f'(config.finetune.target={model.config["finetune"]["target"]!r}). Leave out --level.'
+    )
   model.spec.require(reader.spec, subsets=model.subsets)
   encoder = model.module.encoder
   reach = encoder.reach_px

@@ -63,13 +63,20 @@ def of_labels(module: nn.Module, prepare: Prepare, batch: dict[str, np.ndarray],
     batch: stored validation examples, which are drawn.
     target: of the labels.
   """
-  label = composites.classes(target.lookup[batch[target.field].astype(np.int64)], target)
+  shape = next(batch[field] for field in ('s2', 's1') if field in batch).shape
+
+  def colours(label: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, 3] of labels [N, H, W], or of scenes [N] as a tile of one colour."""
+    picture = composites.classes(label, target)
+    return picture if picture.ndim == 4 else np.broadcast_to(picture[:, None, None], (*shape[:1], *shape[2:4], 3))
+
+  label = colours(target.lookup[batch[target.field].astype(np.int64)])
   drawn = [*(column[:, 0] for column in composite(batch, prepare.records.bands)), label]
   predict = jax.jit(lambda variables, inputs: module.apply(variables, inputs, train=False, method='predict').argmax(-1))
   inputs = jax.jit(lambda batch: prepare(batch, 0, train=False))(batch)
 
   def draw(variables: dict[str, Any], _: int) -> dict[str, np.ndarray]:
-    return {'validation': sheet([*drawn, composites.classes(np.asarray(predict(variables, inputs)), target)])}
+    return {'validation': sheet([*drawn, colours(np.asarray(predict(variables, inputs)))])}
 
   return draw
 

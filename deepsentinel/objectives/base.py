@@ -10,7 +10,8 @@ from jax import Array
 from deepsentinel.encoders.base import EncoderOutput
 
 # V, the images of one example, by kind of batch. A triplet is anchor, neighbour, distant.
-VIEWS = {'single': 1, 'pair': 2, 'triplet': 3, 'labelled': 1}
+VIEWS = {'single': 1, 'pair': 2, 'triplet': 3, 'labelled': 1, 'scene': 1}
+LABELLED = ('labelled', 'scene')  # these hold labels: of every pixel, of the whole crop
 
 Batch = Mapping[str, Array]
 
@@ -35,8 +36,9 @@ class Objective(nn.Module):
 
     Args:
       batch: 'images' f32[B, V, H, W, C] standardised, 'valid' bool[B, V, H, W, C] where a number was measured, optional
-        'present' bool[B, V, C], and for views 'labelled' 'labels' int32[B, H, W], 0-based class, -1 ignored. In
-        training also 'example' int32[B], the examples' numbers in the global batch, and 'key' [B], a PRNG key each.
+        'present' bool[B, V, C], and for views 'labelled' 'labels' int32[B, H, W], 0-based class, -1 ignored;
+        for 'scene' 'labels' int32[B]. In training also 'example' int32[B], the examples' numbers in the global batch,
+        and 'key' [B], a PRNG key each.
       train: True updates the batch statistics.
     Returns:
       loss f32[B], diagnostics: name -> f32[B]. A diagnostic named 'weight' is the example's weight in every mean of

@@ -130,7 +130,11 @@ def _bands(run: Run) -> str:
   spec = run.experiment.get('spec')
   if not isinstance(spec, dict) or 'bands' not in spec:
     return ''
-  return f'{" ".join(spec["bands"])} (Sentinel-2 {spec.get("s2_level", "?")}, radar {spec.get("s1_quantity", "?")})'
+  shown = run.experiment.get('shown_bands')
+  only = f'; fine-tuned and tested on {" ".join(shown)} alone' if shown else ''
+  return (
+    f'{" ".join(spec["bands"])} (Sentinel-2 {spec.get("s2_level", "?")}, radar {spec.get("s1_quantity", "?")}){only}'
+  )
 
 
 def _rest(run: Run) -> dict[str, str]:

@@ -22,6 +22,7 @@ from deepsentinel.report import (
   methods,
   pictures,
   places,
+  scenes,
   tables,
 )
 from deepsentinel.report import runs as runs_lib
@@ -112,11 +113,13 @@ def _content(
   parts = grid_page.content(gridded, runs, target) if by_method else _content_of_runs(runs, comparison, target)
   unfinished = [run for run in runs if run.problem]
   corpora = places.describe(runs)
+  of_scenes = scenes.describe(runs, tables.labels(runs), pictures.patch)
   return {
     'title': f'DeepSentinel report: {", ".join(pathlib.Path(path).name or path for path in given)}',
     'banner': facts.banner(runs),
-    'verdict': findings.verdict(gridded, runs) if by_method else tables.verdict(comparison, runs),
+    'verdict': _verdict(gridded, comparison, of_scenes, runs, by_method),
     'by_method': by_method,
+    'scenes': of_scenes,
     'comparison': comparison,
     'compared': gridded.slices[0].title if by_method else '',
     'best': {key: tables.best(comparison, key) for key in methods.METRICS},
@@ -151,6 +154,18 @@ def _content(
     'written': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
     **parts,
   }
+
+
+def _verdict(
+  gridded: methods.Grid,
+  comparison: tables.Comparison,
+  of_scenes: scenes.Scenes | None,
+  runs: list[Run],
+  by_method: bool,
+) -> tables.Verdict:
+  if by_method:
+    return findings.verdict(gridded, runs)
+  return of_scenes.verdict if of_scenes and not comparison.methods else tables.verdict(comparison, runs)
 
 
 def _paper_index(gridded: bool, corpora: places.Places, has_samples: bool, tested: bool) -> list[tuple[str, str, str]]:
@@ -236,7 +251,7 @@ def _confusion_charts(comparison: tables.Comparison) -> list[Picture]:
 def _training_charts(runs: list[Run], labels: list[str], colours: dict[str, str]) -> list[Picture]:
   """Loss over steps per stage and, where it was logged, validation IoU."""
   made = []
-  for stage, title in (('pretrain', 'Pretraining loss'), ('finetune', 'Fine-tuning loss, land cover')):
+  for stage, title in (('pretrain', 'Pretraining loss'), ('finetune', 'Fine-tuning loss')):
     lines: list[tuple] = []
     for run, label in zip(runs, labels, strict=True):
       for split, style in (('train', 'solid'), ('validation', 'marked')):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deepsentinel import legend
 from deepsentinel.evaluation import samples
 
 METRIC_COLUMNS = ('step', 'epoch', 'split', 'name', 'value', 'seconds')
@@ -34,6 +35,7 @@ class Run:
     test: test.json, checked; {} where the run has not been tested.
     problem: why there is no test result, as the end of a sentence; '' for a finished run.
     notes: other things that are missing or broken.
+    scenes: test.json of a run that labels whole patches, checked; its `test` is then empty.
   """
 
   path: pathlib.Path
@@ -43,6 +45,7 @@ class Run:
   test: dict[str, Any]
   problem: str
   notes: tuple[str, ...] = ()
+  scenes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def name(self) -> str:
@@ -77,7 +80,7 @@ class Run:
   @property
   def synthetic(self) -> bool | None:
     """None where neither test.json nor experiment.json says."""
-    for source in (self.test, self.experiment):
+    for source in (self.test, self.scenes, self.experiment):
       if 'synthetic' in source:
         return bool(source['synthetic'])
     return None
@@ -100,6 +103,14 @@ class Run:
       return pd.DataFrame(columns=list(METRIC_COLUMNS))
     rows = frame[(frame['name'] == name) & (frame['split'] == split)]
     return rows.drop_duplicates('step', keep='last').sort_values('step')
+
+  def scene_samples(self) -> dict[str, np.ndarray] | None:
+    """scenes.npz, or None where it is missing or broken."""
+    try:
+      with np.load(self.path / 'scenes.npz') as file:
+        return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError):
+      return None
 
   def samples(self) -> dict[str, np.ndarray] | None:
     """samples.npz, or None where it is missing or broken."""
@@ -133,18 +144,21 @@ def read_run(path: str | os.PathLike) -> Run:
     if frame is not None:
       metrics[stage] = frame
   test = _read_json(path / 'test.json', notes)
-  problem = ''
+  problem, scenes = '', {}
   if test:
-    wrong = _wrong_test(test)
+    of_scenes = test.get('target') in legend.TARGETS and legend.target(test['target']).is_scene
+    wrong = _wrong_scenes(test) if of_scenes else _wrong_test(test)
     if wrong:
       problem, test = f'its test.json {wrong}', {}
+    elif of_scenes:
+      scenes, test = test, {}
   elif config.get('data', {}).get('labelled') == '' and metrics:
     problem = 'pretrains only, so there is nothing to score'
   elif not (config or experiment or metrics):
     problem = 'the directory holds no run'
   else:
     problem = _how_far(config, metrics)
-  return Run(path, flatten(config), experiment, metrics, test, problem, tuple(notes))
+  return Run(path, flatten(config), experiment, metrics, test, problem, tuple(notes), scenes)
 
 
 def _read_json(path: pathlib.Path, notes: list[str]) -> dict[str, Any]:
@@ -194,6 +208,18 @@ def _wrong_test(test: dict[str, Any]) -> str:
       return f'has no IoU of each of the {classes} classes for {name!r}'
     if not {'weighted_iou', 'macro_iou', 'overall_accuracy'} <= set(entry):
       return f'lacks a score of {name!r}'
+  return ''
+
+
+def _wrong_scenes(test: dict[str, Any]) -> str:
+  """As `_wrong_test`, of a run that labels whole patches."""
+  methods = test.get('methods')
+  if not isinstance(methods, dict) or 'model' not in methods:
+    return "holds no scores of the model ('methods.model')"
+  needed = ('precision', 'recall', 'roc_auc', 'average_precision', 'positives', 'background', 'prevalence')
+  for name, entry in methods.items():
+    if missing := [key for key in needed if key not in entry]:
+      return f'lacks {", ".join(missing)} of {name!r}'
   return ''
 
 

@@ -13,6 +13,7 @@ import shapely
 
 from deepsentinel import sensors
 
+GEOD = pyproj.Geod(ellps='WGS84')  # distances and directions on the ellipsoid
 # For images of which no one wrote down when they were taken: its timestamp is -1, the records' missing value.
 UNKNOWN_TIME = datetime.datetime(1969, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 

@@ -301,6 +301,15 @@ class SyntheticEarth:
 
     return self._written('osm.osm.pbf', path, bounds_lonlat, streetmap.write)
 
+  def write_mines(
+    self, polygons: str | os.PathLike, register: str | os.PathLike, bounds_lonlat: tuple[float, float, float, float]
+  ) -> None:
+    """Writes the outlines of all mines of a box and the register of its coal mines; see syntheticearth.minemap."""
+    from deepsentinel.sources.syntheticearth import minemap
+
+    self._written('mines.gpkg', polygons, bounds_lonlat, minemap.write_polygons)
+    self._written('coal_mines.gpkg', register, bounds_lonlat, minemap.write_register)
+
   def _written(self, name: str, path, bounds, write) -> pathlib.Path:
     path = pathlib.Path(path)
     west, south, east, north = (float(v) for v in bounds)

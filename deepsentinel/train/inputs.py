@@ -27,6 +27,7 @@ class Prepare:
     epochs_per_step: what the curriculum counts in.
     label_field: of the records; '' without labels.
     label_lookup: int32 [stored value] -> class or -1.
+    shown: bands of the records that the model gets to see; empty: all.
   """
 
   records: sensors.SensorSpec
@@ -39,6 +40,7 @@ class Prepare:
   epochs_per_step: float = 0.0
   label_field: str = ''
   label_lookup: np.ndarray | None = None
+  shown: tuple[str, ...] = ()
 
   def __call__(
     self, batch: dict[str, jax.Array], step: jax.Array, *, train: bool, first: jax.Array | int = 0
@@ -46,13 +48,13 @@ class Prepare:
     """The objective's batch.
 
     Args:
-      batch: stored integers; with `label_field` also labels [B, H, W].
+      batch: stored integers; with `label_field` also labels [B, H, W], or [B] of scenes.
       step: of the run.
       train: whether to augment and to drop sensors.
       first: number in the global batch of the first example of `batch`.
     Returns:
-      images f32[B, V, H, W, C], valid bool[B, V, H, W, C], present bool[B, V, C], with labels int32[B, H, W]; in
-      training also example int32[B], numbers in the global batch, and key [B], a PRNG key for each.
+      images f32[B, V, H, W, C], valid bool[B, V, H, W, C], present bool[B, V, C], with labels int32[B, H, W] or
+      [B]; in training also example int32[B], numbers in the global batch, and key [B], a PRNG key for each.
     """
     values, valid = self._physical(batch)
     # [B, V, H, W, C] -> [B, V, C]: a band without one valid pixel is absent
@@ -78,8 +80,8 @@ class Prepare:
     return rngs.example_keys(rngs.stream_key(self.seed, stream, step), first, examples)
 
   def _physical(self, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """All of the model's bands; one that the records lack (allowed by `SensorSpec.require` alone) is invalid."""
-    held = [i for i, band in enumerate(self.bands) if band in self.records.bands]
+    """All of the model's bands; one not there or not shown (allowed by `SensorSpec.require` alone) is invalid."""
+    held = [i for i, band in enumerate(self.bands) if band in (self.shown or self.records.bands)]
     values, valid = physical(batch, self.records, [self.bands[i] for i in held])
     if len(held) == len(self.bands):
       return values, valid

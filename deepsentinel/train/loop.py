@@ -20,7 +20,7 @@ from deepsentinel.train import checkpoint, metriclog, parallel, throughput
 from deepsentinel.train import state as state_lib
 
 # Of a host batch, what the device needs; the record and crop numbers stay behind.
-_DEVICE_FIELDS = ('s2', 's1', 'corine', 'osm', 'mask', 'count')
+_DEVICE_FIELDS = ('s2', 's1', 'corine', 'osm', 'scene', 'mask', 'count')
 
 Batches = Iterable[dict[str, np.ndarray]]
 
@@ -323,7 +323,7 @@ class _Training:
     loss = metrics.get('loss', float('nan'))
     if not np.isfinite(loss):
       raise ValueError(
-        f'The validation split of {stage.name} has a loss of {loss}: no pixel of it is labelled, or the model '
+        f'The validation split of {stage.name} has a loss of {loss}: nothing of it is labelled, or the model '
         'overflows. Use a labelled corpus whose validation split has labels.'
       )
     improved = self.best is None or loss < self.best['loss']

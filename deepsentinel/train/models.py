@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from deepsentinel import legend, registry
-from deepsentinel.objectives.base import VIEWS
+from deepsentinel.objectives.base import LABELLED, VIEWS
 
 STAGES = ('pretrain', 'finetune')
 
@@ -17,6 +17,13 @@ STAGES = ('pretrain', 'finetune')
 def class_names(config: Mapping[str, Any], stage: str) -> tuple[str, ...]:
   """Classes that a stage predicts; empty for pretraining."""
   return legend.target(config['finetune']['target']).classes if stage == 'finetune' else ()
+
+
+def objective_name(config: Mapping[str, Any], stage: str) -> str:
+  """Of a stage, as the registry knows it; what is fine-tuned follows from the target."""
+  if stage == 'pretrain':
+    return config['pretrain']['objective']
+  return 'scene' if legend.target(config['finetune']['target']).is_scene else 'landcover'
 
 
 def build(
@@ -37,12 +44,11 @@ def build(
   encoder = registry.load('encoder', config['encoder']['name'])(
     width=config['encoder']['width'], dtype=jnp.dtype(config['dtype']), **norms
   )
+  name = objective_name(config, stage)
+  objective = registry.load('objective', name)
   if stage == 'pretrain':
-    name = config['pretrain']['objective']
-    objective = registry.load('objective', name)
     section = dict(config['pretrain'].get(name, {}))
   else:
-    objective = registry.load('objective', 'landcover')
     section = {
       'classes': len(class_names(config, stage)),
       'frozen_encoder': config['finetune']['frozen_encoder'],
@@ -59,9 +65,8 @@ def build(
 
 
 def views(config: Mapping[str, Any], stage: str) -> str:
-  """The kind of batch a stage trains on: 'single', 'pair', 'triplet' or 'labelled'."""
-  name = config['pretrain']['objective'] if stage == 'pretrain' else 'landcover'
-  return registry.load('objective', name).views
+  """The kind of batch a stage trains on: 'single', 'pair', 'triplet', 'labelled' or 'scene'."""
+  return registry.load('objective', objective_name(config, stage)).views
 
 
 def example_inputs(objective: nn.Module, bands: int, crop_px: int = 32) -> dict[str, jax.Array]:
@@ -69,6 +74,6 @@ def example_inputs(objective: nn.Module, bands: int, crop_px: int = 32) -> dict[
   v = VIEWS[objective.views]
   images = jnp.zeros((1, v, crop_px, crop_px, bands))
   inputs = {'images': images, 'valid': jnp.ones_like(images, bool), 'present': jnp.ones((1, v, bands), bool)}
-  if objective.views == 'labelled':
-    inputs['labels'] = jnp.zeros((1, crop_px, crop_px), jnp.int32)
+  if objective.views in LABELLED:
+    inputs['labels'] = jnp.zeros((1, crop_px, crop_px) if objective.views == 'labelled' else (1,), jnp.int32)
   return inputs

@@ -6,7 +6,7 @@ from typing import Any
 
 from deepsentinel import legend, registry, sensors
 from deepsentinel.data import neighbours
-from deepsentinel.objectives import contrastive, tile2vec
+from deepsentinel.objectives import base, contrastive, tile2vec
 from deepsentinel.train import models, optimizers
 
 STRIDE_PX = 16  # the encoders halve four times
@@ -156,6 +156,11 @@ def check(config: Mapping[str, Any]) -> None:
     raise ValueError('config.pretrain.batch_size is 1; contrastive learning needs negatives: a batch of 2 or more.')
   if flat['data.bands']:
     sensors.SensorSpec(band_list(flat['data.bands']))
+  if flat['evaluation.random_forest'] and legend.target(flat['finetune.target']).is_scene:
+    raise ValueError(
+      f'config.evaluation.random_forest is True: it predicts pixels, and config.finetune.target='
+      f'{flat["finetune.target"]!r} is one label a patch. Pass --config.evaluation.random_forest=False.'
+    )
   if not flat['data.labelled'] and flat['pretrain.objective'] == 'none':
     raise ValueError(
       "config.data.labelled is empty and config.pretrain.objective is 'none': there is nothing to do. "
@@ -164,7 +169,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _check_objective(name: str) -> None:
-  pretraining = [n for n in registry.known('objective') if registry.load('objective', n).views != 'labelled']
+  pretraining = [n for n in registry.known('objective') if registry.load('objective', n).views not in base.LABELLED]
   if name not in pretraining:
     close = difflib.get_close_matches(name, ['none', *pretraining], n=1)
     hint = f' Did you mean {close[0]!r}?' if close else ''

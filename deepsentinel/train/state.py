@@ -192,7 +192,8 @@ def eval_step(
   Examples whose 'mask' is False and pixels whose 'count' (optional) is False count for nothing.
 
   Args:
-    module: the objective; with `classes` it has a method `predict(batch) -> logits [B, H, W, K]`.
+    module: the objective; with `classes` it has a method `predict(batch) -> logits [B, H, W, K]`, or
+      [B, K] of a whole patch.
     prepare: as for `train_step`.
     classes: K, or 0 for an objective without classes.
   Returns:
@@ -204,18 +205,20 @@ def eval_step(
     batch = dict(batch)
     mask, counted = batch.pop('mask'), batch.pop('count', None)
     inputs = prepare(batch, jnp.zeros((), jnp.int32), train=False)
-    if 'labels' in inputs and counted is not None:
+    if counted is not None and 'labels' in inputs and inputs['labels'].shape == counted.shape:
       inputs['labels'] = jnp.where(counted, inputs['labels'], -1)
     loss, diagnostics = module.apply(variables, inputs, train=False)
     values, weight = split_weight(loss, diagnostics)
     metrics = weighted_sums(values, weight * mask)
     confusion = jnp.zeros((len(mask), classes, classes), jnp.int32)
     if classes:
-      prediction = module.apply(variables, inputs, train=False, method='predict').argmax(-1)
-      scored = (inputs['labels'] >= 0) & mask[:, None, None]
-      # [B, H, W] -> [B * K * K + 1]; the last bin takes what does not count
-      own = jnp.arange(len(mask))[:, None, None] * classes**2
-      bins = jnp.where(scored, own + inputs['labels'] * classes + prediction, len(mask) * classes**2)
+      # [B, H, W] of pixels, [B] of scenes -> [B, P]
+      labels = inputs['labels'].reshape(len(mask), -1)
+      prediction = module.apply(variables, inputs, train=False, method='predict').argmax(-1).reshape(labels.shape)
+      scored = (labels >= 0) & mask[:, None]
+      # [B, P] -> [B * K * K + 1]; the last bin takes what does not count
+      own = jnp.arange(len(mask))[:, None] * classes**2
+      bins = jnp.where(scored, own + labels * classes + prediction, len(mask) * classes**2)
       confusion = jnp.bincount(bins.reshape(-1), length=len(mask) * classes**2 + 1)[:-1].reshape(confusion.shape)
     return metrics, parallel.gather(confusion)
 

@@ -80,7 +80,7 @@ class Trained:
     return functools.partial(apply, variables)
 
   def predict(self, images: np.ndarray, present: np.ndarray | None = None) -> jax.Array:
-    """images f32[B, H, W, C] standardised, present bool[B, C] -> class int32[B, H, W].
+    """images f32[B, H, W, C] standardised, present bool[B, C] -> class int32[B, H, W], or [B] of scenes.
 
     Raises:
       ValueError: a pretrained encoder has no classes.

@@ -157,7 +157,7 @@ def test_an_error_of_the_reader_arrives(records):
 @pytest.mark.parametrize(
   ('kwargs', 'message'),
   [
-    ({'views': 'quad'}, "Unknown views 'quad'. Known: single, labelled, pair, triplet"),
+    ({'views': 'quad'}, "Unknown views 'quad'. Known: single, labelled, scene, pair, triplet"),
     ({'crop_px': 17}, 'crop_px=17 does not fit the patches of 16 px'),
     ({'crop_px': 0}, 'crop_px=0'),
     ({'batch_size': 5, 'process_count': 2}, 'Batch size 5 does not divide over 2 processes; nearest that do: 4, 6'),
@@ -233,3 +233,19 @@ def test_on_prepared_records_too():
   for b in range(4):
     r, c = batch['row'][b, 0], batch['col'][b, 0]
     np.testing.assert_array_equal(batch['corine'][b], whole[b, r : r + 16, c : c + 16])
+
+
+def test_scenes_are_cropped_around_the_centre_and_bring_their_own_label():
+  records = MemoryRecords(count=6, patch_px=16)
+  records.table['scene'] = [0, 1, 2, 0, 1, 2]
+  seen = set()
+  for batch in take(records, 12, views='scene', label_field='scene', batch_size=6, crop_px=8):
+    np.testing.assert_array_equal(batch['scene'], records.table['scene'].to_numpy()[batch['index'][:, 0]])
+    # Offsets 2 to 6: the centre, at 8, lies in the inner half of a crop of 8.
+    seen |= set(batch['row'].ravel()) | set(batch['col'].ravel())
+  assert seen == {2, 3, 4, 5, 6}
+  (one,) = batches.evaluation_batches(records, batch_size=8, crop_px=8, fields=('s2', 'scene'), centred=True)
+  assert one['mask'].tolist() == [True] * 6 + [False] * 2
+  assert set(one['row'].ravel()) == set(one['col'].ravel()) == {4}
+  assert one['count'][:6].all()
+  np.testing.assert_array_equal(one['scene'][:6], records.table['scene'])

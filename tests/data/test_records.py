@@ -296,3 +296,18 @@ def test_reading_imports_neither_tensorflow_nor_jax(labelled):
   )
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert result.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('optional', [True, False])
+def test_a_scalar_that_older_records_lack(copied, monkeypatch, optional):
+  """Records packaged before a scalar was known hold its missing value, if it is one that may be missing."""
+  assert set(records.RecordSet(copied, 'train').table['scene']) == {0}
+  later = schema.ScalarField('later', 'int32', 7, 'of a later version', optional=optional)
+  monkeypatch.setattr(schema, 'SCALARS', (*schema.SCALARS, later))
+  for index in copied.glob('index.*.parquet'):
+    index.unlink()
+  if optional:
+    assert set(records.RecordSet(copied, 'train').table['later']) == {7}
+  else:
+    with pytest.raises(ValueError, match='it lacks later'):
+      records.RecordSet(copied, 'train')

@@ -4,7 +4,7 @@ import numpy as np
 from deepsentinel import composites, legend
 from deepsentinel.encoders import resnet
 from deepsentinel.evaluation import sheets
-from deepsentinel.objectives import vae
+from deepsentinel.objectives import scene, vae
 from tests.train import tiny_model
 
 TARGET = legend.target('corine_level1')
@@ -55,3 +55,16 @@ def test_views_and_what_an_autoencoder_decodes():
   np.testing.assert_array_equal(pictures['views'][:edge], composites.radar(batch['s1'][0, 0]))
   mean = composites.radar(np.full((edge, edge, 2), -1500, np.int16))
   np.testing.assert_array_equal(pictures['decoded'][:edge, edge + 2 :], mean)
+
+
+def test_a_scene_is_a_tile_of_one_colour():
+  mine = legend.target('mine')
+  module = scene.Scene(tiny_model.TinyEncoder(4))
+  batch = {**tiny_model.host_batch(0, 2, 1, labels=False), 'scene': np.array([1, 2], np.uint8)}
+  (picture,) = sheets.of_labels(module, tiny_model.prepare(labels=False), batch, mine)(
+    tiny_model.variables(module), 0
+  ).values()
+  edge = tiny_model.CROP_PX
+  for example, row in enumerate((0, edge + 2)):
+    tile = picture[row : row + edge, edge + 2 : 2 * edge + 2]
+    assert (tile == mine.colours[example]).all()

@@ -40,6 +40,8 @@ def example_batch(objective, seed=0):
   }
   if objective.views == 'labelled':
     batch['labels'] = rng.integers(-1, 5, (B, PX, PX)).astype(np.int32)
+  if objective.views == 'scene':
+    batch['labels'] = rng.integers(-1, 2, B).astype(np.int32)
   return batch
 
 

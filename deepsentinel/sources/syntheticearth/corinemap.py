@@ -96,10 +96,15 @@ def write(land: Landscape, path: pathlib.Path, bounds_lonlat: tuple[float, float
     geometry=geometry,
     crs='EPSG:3035',
   )
+  to_geopackage(frame, path, 'clc2018')
+
+
+def to_geopackage(frame: geopandas.GeoDataFrame, path: pathlib.Path, layer: str) -> None:
+  """Writes a GeoPackage; the same features make the same bytes."""
   path.unlink(missing_ok=True)
   # GeoPackage stores the time of writing; a fixed one makes equal worlds equal files.
   pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': '2018-12-31T00:00:00.000Z'})
   try:
-    frame.to_file(path, layer='clc2018', driver='GPKG', engine='pyogrio')
+    frame.to_file(path, layer=layer, driver='GPKG', engine='pyogrio')
   finally:
     pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': None})

@@ -1,6 +1,7 @@
 """What people draw on the land: field parcels and their crops, towns with streets and lots, mines, airports."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -249,15 +250,24 @@ def sites(points: Points, box: networks.Box, seed: int, ragged: np.ndarray) -> n
   """Open-cast mines: above 0 inside, float32 [N]."""
   best = np.full(len(points), -1, np.float32)
   zero = np.float32(0)
-  for lon, lat, radius in mines(box, seed):
-    dx, dy = _local(points, lon, lat, (zero, zero))
-    d = np.sqrt(dx * dx + dy * dy) / np.float32(radius)
+  for mine in mines(box, seed):
+    dx, dy = _local(points, mine.lon, mine.lat, (zero, zero))
+    d = np.sqrt(dx * dx + dy * dy) / np.float32(mine.radius_m)
     np.maximum(best, 1 - d + np.float32(0.45) * ragged * np.minimum(d, 1.5), out=best)
   return best
 
 
-def mines(box: networks.Box, seed: int) -> list[tuple[float, float, float]]:
-  """(lon, lat, radius_m) of the mines near a box."""
+class Mine(NamedTuple):
+  """An open-cast mine; `id` is a uint32 hash."""
+
+  lon: float
+  lat: float
+  radius_m: float
+  id: int
+
+
+def mines(box: networks.Box, seed: int) -> list[Mine]:
+  """The mines near a box."""
   grid = lattice.Lattice(7500.0, lattice.salt_of(seed, 'mines'))
   nodes = networks._nodes(box.grown(2500), grid)
   h = lattice.mix(nodes.hash + _U(3))
@@ -267,4 +277,7 @@ def mines(box: networks.Box, seed: int) -> list[tuple[float, float, float]]:
   fields = terrain.macro_fields(Points.of(nodes.lon[keep], nodes.lat[keep]), seed)
   radius = 110 + 900 * unit(h[keep], 16).astype(np.float64) ** 3
   ok = (fields.land > 6) & (fields.mountain < 0.6)
-  return [(float(nodes.lon[k]), float(nodes.lat[k]), float(r)) for k, r in zip(keep[ok], radius[ok], strict=True)]
+  return [
+    Mine(float(nodes.lon[k]), float(nodes.lat[k]), float(r), int(h[k]))
+    for k, r in zip(keep[ok], radius[ok], strict=True)
+  ]

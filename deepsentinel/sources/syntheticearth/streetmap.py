@@ -213,6 +213,6 @@ def write(land: Landscape, path: pathlib.Path, bounds_lonlat: tuple[float, float
           shapely.transform(part, lambda c: np.column_stack(to_lonlat.transform(c[:, 0], c[:, 1]))), tags[kind]
         )
   _add_buildings(writer, land, places)
-  for lon, lat, radius in parcels.mines(box, land.seed):
+  for lon, lat, radius, _ in parcels.mines(box, land.seed):
     writer.points.append((writer.node(lon, lat), {'landuse': 'quarry', 'diameter': f'{2 * radius:.0f}'}))
   writer.write(path)
