@@ -235,7 +235,8 @@ def curves(
   axis.set_ylim(*options.get('ylim', (None, None)))
   if options.get('legend', True):
     # Below the axes: over them it would hide the end of the curves, which is what one looks for.
-    figure.legend(loc='outside lower left', fontsize=8.5, ncols=2, handlelength=2.6)
+    columns = 2 if max(len(label) for label, *_ in lines) < 22 else 1
+    figure.legend(loc='outside lower left', fontsize=8.5, ncols=columns, handlelength=2.6)
   return _png(figure)
 
 
