@@ -115,7 +115,7 @@ def test_absent_bands_are_absent(fusion):
 def test_the_report_shows_the_scores_and_the_patches(run, tmp_path):
   page = html.write_report([run], tmp_path / 'report.html').read_text()
   recall = 100 * json.loads((run / 'test.json').read_text())['methods']['model']['recall']
-  assert f'<h1 id="verdict">Coal mines: {recall:.1f} % are found' in page
+  assert f'<h1 id="verdict">Coal mines: {recall:.1f}\u00a0% are found' in page
   for text in ('precision at 0.5', 'ROC-AUC', 'average precision', 'logistic regression on band statistics', 'chance'):
     assert text in page
   assert 'class-weighted IoU' not in page.split('<h2 id="runs">')[0].split('<header>')[1]
