@@ -46,9 +46,10 @@ def choose_best(
 
 
 def validation_score(run: grid.Run) -> float:
-  """Class-weighted IoU on validation of the step that fine-tuning kept."""
+  """Class-weighted IoU on validation of the step that fine-tuning kept; of scenes, which have none, minus the loss."""
   stages = json.loads(pathlib.Path(run.workdir, 'experiment.json').read_text())['stages']
-  return stages['finetune']['best']['weighted_iou']
+  best = stages['finetune']['best']
+  return best.get('weighted_iou', -best['loss'])
 
 
 def write(
@@ -61,7 +62,7 @@ def write(
     choice = choose_best(file, size, settings, key, runs)
     if choice and file not in notes:
       scores = {value: validation_score(run) for value, run in runs.items() if run.finished}
-      notes[file] = {**choice._asdict(), 'validation_weighted_iou': scores}
+      notes[file] = {**choice._asdict(), 'validation': scores}
       print(f'{file}: {choice.settings[0]}, of {", ".join(f"{v} ({iou:.3f})" for v, iou in scores.items())}')
   provenance.write_json(path, notes)
   return {file: grid.Choice(tuple(notes[file]['settings']), notes[file]['encoder']) for file in tried if file in notes}

@@ -82,22 +82,26 @@ def test_candidates_share_what_they_can_and_leave_the_test_split_unread():
   assert not any(run.depends_on for run in apart.values())  # each encoder is another
 
 
-def _finish(run, iou):
+def _finish(run, iou, scored=True):
   path = pathlib.Path(run.workdir, 'experiment.json')
   path.parent.mkdir(parents=True)
-  stages = {'finetune': {'best': {'loss': 1.0, 'weighted_iou': iou}}}
+  stages = {'finetune': {'best': {'loss': 1.0, 'weighted_iou': iou} if scored else {'loss': 1 - iou}}}
   path.write_text(json.dumps({'status': 'finished', 'stages': stages}))
 
 
 @pytest.mark.parametrize(
-  ('file', 'key', 'encoder'),
-  [(T2V, 'finetune.learning_rate', '1'), (T2V, 'pretrain.learning_rate', '2'), (NONE, 'finetune.learning_rate', None)],
+  ('file', 'key', 'encoder', 'scored'),
+  [
+    (T2V, 'finetune.learning_rate', '1', True),
+    (T2V, 'pretrain.learning_rate', '2', False),
+    (NONE, 'finetune.learning_rate', None, True),
+  ],
 )
-def test_the_best_candidate_decides(tmp_path, file, key, encoder):
+def test_the_best_candidate_decides(tmp_path, file, key, encoder, scored):
   tried = choices.candidates([file], 'small', '0', '1', str(tmp_path), [], f'{key}=1,2,3')[file]
   assert choices.choose_best(file, 'small', [], key, tried) is None
-  _finish(tried['1'], 0.3)
-  _finish(tried['2'], 0.5)
+  _finish(tried['1'], 0.3, scored)
+  _finish(tried['2'], 0.5, scored)
   choice = choices.choose_best(file, 'small', [], key, tried)
   assert choice.settings == (f'{key}=2',)
   assert choice.encoder == (tried[encoder].workdir if encoder else '')

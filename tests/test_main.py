@@ -209,7 +209,7 @@ def test_encoder_of_another_run(flags, whole, tmp_path):
   assert data.statistics.to_dict() == source.statistics
 
   config['data']['bands'] = 'B2,B3,VV'
-  with pytest.raises(ValueError, match='or leave config.data.bands empty'):
+  with pytest.raises(ValueError, match=r'or leave config.data.bands empty'):
     curriculum.open_data(config, progress=False)
 
 
