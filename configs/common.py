@@ -112,15 +112,17 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.unlabelled = 'deepsentinel_unlabelled/demo'
   config.data.labelled = 'deepsentinel_labelled/demo'
   config.data.crop_px = 64
-  config.pretrain.duration = duration(steps=150)
+  # So short a run needs larger steps than the paper's. With a quarter of the steps, fine-tuning hardly gets beyond one
+  # class a crop, and no pretraining can be told from another.
+  config.pretrain.duration = duration(steps=600)
   config.pretrain.batch_size = 16
-  config.pretrain.contrastive.augment.warmup_epochs = 1.0
-  config.pretrain.contrastive.augment.ramp_epochs = 3.0
-  config.finetune.duration = duration(steps=150)
+  config.pretrain.learning_rate = 2e-3
+  config.finetune.duration = duration(steps=700)
   config.finetune.batch_size = 16
+  config.finetune.learning_rate = 2e-3
   config.finetune.patience_epochs = 0.0
-  config.finetune.validate_every_steps = 25
+  config.finetune.validate_every_steps = 100
   config.evaluation.batch_size = 64
-  config.checkpoint.every_steps = 50
-  config.log_every_steps = 5
+  config.checkpoint.every_steps = 100
+  config.log_every_steps = 10
   return config

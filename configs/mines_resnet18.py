@@ -28,4 +28,5 @@ def get_config(size: str = 'paper'):
     config.finetune.duration = common.duration(steps=300)
     config.finetune.batch_size = 16
     config.finetune.learning_rate = 5e-4
+    config.finetune.validate_every_steps = 25
   return config

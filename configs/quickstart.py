@@ -13,6 +13,8 @@ def get_config():
   config.pretrain.duration = common.duration(steps=100)
   config.finetune.duration = common.duration(steps=100)
   config.finetune.validate_every_steps = 20
+  config.checkpoint.every_steps = 50
+  config.log_every_steps = 5
   config.evaluation.batch_size = 32
   config.evaluation.random_forest = True
   return config
