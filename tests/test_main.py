@@ -162,7 +162,7 @@ def test_finished_run_says_so(flags, whole, capsys):
 
 
 def test_other_configuration_in_the_same_directory(flags, whole):
-  with pytest.raises(ValueError, match=r'config.finetune.learning_rate: 0.0005 there, 0.1 here'):
+  with pytest.raises(ValueError, match=r'config.finetune.learning_rate: 0.002 there, 0.1 here'):
     experiment.run(_config(flags, **{'finetune.learning_rate': 0.1}), whole)
 
 
