@@ -251,7 +251,10 @@ def pretraining(
   prepare = prepare_inputs(config, data, data.unlabelled.spec, 'pretrain')
 
   def pictures():
-    return sheets.of_views(models.build(config, 'pretrain'), prepare, _few(next(stage.training(0))))
+    crops = _crops(
+      config, 'pretrain', data.unlabelled, data.index, views, sampler, batch_size=sheets.EXAMPLES, threads=1
+    )
+    return sheets.of_views(models.build(config, 'pretrain'), prepare, _pixels(next(crops)))
 
   return dataclasses.replace(stage, pictures=pictures), realised
 
@@ -270,11 +273,10 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: 
 
   def pictures():
     prepare = prepare_inputs(config, data, part.validation.spec, 'finetune')
-    crops = batches.training_batches(
-      part.validation, views=views, batch_size=sheets.EXAMPLES, crop_px=config['data']['crop_px'],
-      seed=config['seed'], index=part.validation_index, label_field=target_of(config).field, threads=1,
-    )  # fmt: skip
-    return sheets.of_labels(models.build(config, 'finetune'), prepare, _few(next(crops)), target_of(config))
+    crops = _crops(
+      config, 'finetune', part.validation, part.validation_index, views, batch_size=sheets.EXAMPLES, threads=1
+    )
+    return sheets.of_labels(models.build(config, 'finetune'), prepare, _pixels(next(crops)), target_of(config))
 
   return dataclasses.replace(
     stage,
@@ -288,9 +290,19 @@ def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: 
   )
 
 
-def _few(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The examples that training draws, without their numbers."""
-  return {name: values[: sheets.EXAMPLES] for name, values in batch.items() if name not in ('index', 'row', 'col')}
+def _pixels(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """A batch without the numbers of its records and crops."""
+  return {name: values for name, values in batch.items() if name not in ('index', 'row', 'col')}
+
+
+def _crops(config, stage: str, split, index, views: str, sampler=None, **options):
+  """Endless batches of random crops as a stage draws them; `options` are those of `batches.training_batches`."""
+  curriculum = strengths(config) if stage == 'pretrain' else None
+  shift_px = None if curriculum is None else curriculum.shift_law(config[stage]['batch_size'] / len(index))
+  return batches.training_batches(
+    split, views=views, crop_px=config['data']['crop_px'], seed=config['seed'], index=index, neighbours=sampler,
+    shift_px=shift_px, label_field=target_of(config).field, **options,
+  )  # fmt: skip
 
 
 def one_pass(config: dict[str, Any], split: records.RecordSet | subsets_lib.Joined, index: np.ndarray | None = None):
@@ -331,8 +343,6 @@ def strengths(config: dict[str, Any]) -> augment.Curriculum | None:
 
 def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler=None) -> loop.Stage:
   own = config[name]
-  curriculum = strengths(config) if name == 'pretrain' else None
-  shift_px = None if curriculum is None else curriculum.shift_law(own['batch_size'] / len(index))
   total = settings.total_steps(own['duration'], len(index), own['batch_size'], f'{name}.duration')
   frozen = ('encoder',) if name == 'finetune' and own['frozen_encoder'] else ()
 
@@ -348,11 +358,10 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
     return variables
 
   def training(start_step: int):
-    return batches.training_batches(
-      train, views=views, batch_size=own['batch_size'], crop_px=config['data']['crop_px'], seed=config['seed'],
-      start_step=start_step, index=index, neighbours=sampler, shift_px=shift_px,
-      label_field=target_of(config).field, process_index=parallel.process_index(),
-      process_count=parallel.process_count(), threads=config['data']['read_threads'],
+    return _crops(
+      config, name, train, index, views, sampler, batch_size=own['batch_size'], start_step=start_step,
+      process_index=parallel.process_index(), process_count=parallel.process_count(),
+      threads=config['data']['read_threads'],
     )  # fmt: skip
 
   return loop.Stage(

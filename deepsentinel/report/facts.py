@@ -60,9 +60,9 @@ def table(runs: list[Run], by_run: bool) -> Facts:
     runs: all, unfinished ones included.
     by_run: a row per run, for many, after what they have in common.
   """
-  found = [_known(run) for run in runs]
-  found = [{**known, **_rest(run)} for known, run in zip(found, runs, strict=True)]
-  names = list(dict.fromkeys([*(n for f in [_known(r) for r in runs] for n in f), *(n for f in found for n in f)]))
+  asked = [_known(run) for run in runs]
+  found = [{**known, **_rest(run)} for known, run in zip(asked, runs, strict=True)]
+  names = list(dict.fromkeys(name for facts in (*asked, *found) for name in facts))
   columns = {name: tuple(fact.get(name, '–') for fact in found) for name in names}
   run_names = tuple(run.name for run in runs)
   if not by_run:
