@@ -44,6 +44,9 @@ def get_config() -> ml_collections.ConfigDict:
   # 'blocks' | 'random' (for comparison: neighbours leak) | 'none' (all train) | 'shared' (each patch in every split)
   config.split.method = 'blocks'
   config.split.block_km = 50.0
+  # So many assignments of blocks to splits are drawn, and the one whose splits hold the classes most alike is taken; 1
+  # takes the first, blind to the labels.
+  config.split.draws = 200
   config.split.buffer_km = 3.7  # train patches closer than this to a held-out one are dropped
   config.split.train = 0.7
   config.split.validation = 0.2

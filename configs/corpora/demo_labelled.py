@@ -15,4 +15,6 @@ def get_config():
   config.period.start = '2018-01-01'
   config.period.end = '2019-01-05'
   config.split.block_km = 25.0
+  # Of so few patches a tenth would test on a handful of blocks.
+  config.split.train, config.split.validation, config.split.test = 0.6, 0.15, 0.25
   return config

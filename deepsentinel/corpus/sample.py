@@ -152,6 +152,8 @@ def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[st
     buffer_km=split['buffer_km'],
     shares={name: split[name] for name in splits.SPLITS},
     seed=shop.settings['seed'],
+    counts=splits.class_counts(done),
+    draws=split['draws'],
   )
   for row in rows.values():
     row['split'] = ''

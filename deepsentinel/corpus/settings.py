@@ -34,6 +34,7 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
   'max_gap_days': (float, int),
   'split.method': (str,),
   'split.block_km': (float, int),
+  'split.draws': (int,),
   'split.buffer_km': (float, int),
   'split.train': (float, int),
   'split.validation': (float, int),
@@ -121,6 +122,7 @@ def _check_values(settings: dict[str, Any]) -> None:
   split = settings['split']
   require(split['method'] in SPLIT_METHODS, 'split.method', ', '.join(SPLIT_METHODS))
   require(split['block_km'] > 0, 'split.block_km', 'above 0')
+  require(split['draws'] >= 1, 'split.draws', '1 and above')
   require(split['buffer_km'] >= 0, 'split.buffer_km', '0 and above')
   shares = [split[name] for name in ('train', 'validation', 'test')]
   if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:

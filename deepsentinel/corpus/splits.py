@@ -1,6 +1,9 @@
 """Train, validation and test by blocks of land, so that no test patch has a neighbour in training."""
 
+import itertools
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,26 +40,71 @@ def block_numbers(lon_deg: np.ndarray, lat_deg: np.ndarray, block_km: float) -> 
   return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def assign(block: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
+def assign(
+  block: np.ndarray, shares: dict[str, float], seed: int, counts: np.ndarray | None = None, draws: int = 1
+) -> np.ndarray:
   """Object [N]: the split of each patch, whole blocks at a time, `shares` counted in patches.
 
   Blocks are taken in an order drawn by the seed; each goes to the split that lacks most of its patches. A split with
-  a share that came away empty gets the smallest block of the split that has most.
+  a share that came away empty gets the smallest block of the split that has most. Blocks differ, and a small split
+  holds few: of `draws` such orders the one counts whose splits are most alike (R's blockCV balances its folds so).
+
+  Args:
+    block: int [N], of `block_numbers`.
+    shares: split -> share of the patches.
+    seed: of the run.
+    counts: float [N, K], what of each class a patch holds; alike are splits with the same class shares. None: the
+      first order counts.
+    draws: orders to choose from.
   """
   names = list(shares)
-  numbers, count = np.unique(block, return_counts=True)
+  numbers, member, size = np.unique(block, return_inverse=True, return_counts=True)
   target = np.array([shares[name] for name in names]) * len(block)
-  filled = np.zeros(len(names))
-  owner = np.zeros(len(numbers), np.int64)
-  for i in np.random.default_rng([seed, _STREAM]).permutation(len(numbers)):
+  content = None
+  if counts is not None and np.any(counts) and draws > 1:
+    content = np.zeros((len(numbers), counts.shape[1]))
+    np.add.at(content, member.reshape(-1), counts)
+  rng = np.random.default_rng([seed, _STREAM])
+  orders = (_in_order(rng.permutation(len(numbers)), size, target) for _ in range(1 if content is None else draws))
+  owner = next(orders)
+  if content is not None:
+    owner = min(itertools.chain([owner], orders), key=lambda owner: _unlikeness(owner, size, target, content))
+  return np.array(names, object)[owner[member.reshape(-1)]]
+
+
+def _in_order(order: np.ndarray, size: np.ndarray, target: np.ndarray) -> np.ndarray:
+  """int64 [blocks]: the split that each block goes to when they are taken in this order."""
+  filled = np.zeros(len(target))
+  owner = np.zeros(len(size), np.int64)
+  for i in order:
     owner[i] = np.argmax(target - filled)
-    filled[owner[i]] += count[i]
+    filled[owner[i]] += size[i]
   for k in np.argsort(-target, kind='stable'):
-    richest = np.bincount(owner, minlength=len(names)).argmax()
+    richest = np.bincount(owner, minlength=len(target)).argmax()
     if target[k] > 0 and not (owner == k).any() and (owner == richest).sum() > 1:
       mine = np.flatnonzero(owner == richest)
-      owner[mine[np.argmin(count[mine])]] = k
-  return np.array(names, object)[owner[np.searchsorted(numbers, block)]]
+      owner[mine[np.argmin(size[mine])]] = k
+  return owner
+
+
+def _unlikeness(owner: np.ndarray, size: np.ndarray, target: np.ndarray, content: np.ndarray) -> float:
+  """How far the splits are from the whole: in class shares (total variation) and in patches, summed over splits."""
+  whole = content.sum(0) / content.sum()
+  cost = 0.0
+  for k in np.flatnonzero(target):
+    own = content[owner == k].sum(0)
+    cost += 0.5 * np.abs(own / own.sum() - whole).sum() if own.any() else 1.0
+    cost += abs(size[owner == k].sum() - target[k]) / size.sum()
+  return cost
+
+
+def class_counts(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+  """int64 [N, K] of manifest rows: the pixels of each level-1 class, or in a corpus of scenes which one a patch is."""
+  scene = np.array([row.get('scene', 0) for row in rows], np.int64)
+  if scene.any():
+    return (scene[:, None] == np.unique(scene)).astype(np.int64)
+  columns = [f'{name}_px' for name in legend.LEVEL1_NAMES]
+  return np.array([[row[name] for name in columns] for row in rows], np.int64).reshape(-1, len(columns))
 
 
 def close_pairs(lon_deg: np.ndarray, lat_deg: np.ndarray, within_km: float) -> np.ndarray:
@@ -96,6 +144,8 @@ def split_patches(
   buffer_km: float,
   shares: dict[str, float],
   seed: int,
+  counts: np.ndarray | None = None,
+  draws: int = 1,
 ) -> np.ndarray:
   """The split of every patch.
 
@@ -107,6 +157,8 @@ def split_patches(
     buffer_km: least distance of centres between different splits. 3.7 km is above the diagonal of a 2.56 km patch.
     shares: 'train', 'validation', 'test' -> share of the patches, before the buffer is dropped.
     seed: of the run.
+    counts, draws: of `assign`: as many orders of the blocks are drawn, and the one is taken whose splits hold the
+      classes most alike.
   Returns:
     object [N]: 'train', 'validation', 'test', 'buffer' or 'shared'.
   """
@@ -115,7 +167,7 @@ def split_patches(
     return np.full(n, 'train' if method == 'none' else SHARED, object)
   if method == 'random':
     return assign(np.arange(n), shares, seed)
-  split = assign(block_numbers(lon_deg, lat_deg, block_km), shares, seed)
+  split = assign(block_numbers(lon_deg, lat_deg, block_km), shares, seed, counts, draws)
   return drop_buffer(split, lon_deg, lat_deg, buffer_km)
 
 

@@ -100,3 +100,40 @@ def test_random_and_none():
   assert set(split(lon, lat, method='none')) == {'train'}
   assert set(split(lon, lat, method='shared')) == {'shared'}
   assert split([], []).shape == (0,)
+
+
+def test_of_many_draws_the_one_counts_whose_splits_hold_the_classes_most_alike():
+  rng = np.random.default_rng(0)
+  lon, lat = rng.uniform(11, 14, 400), rng.uniform(51, 54, 400)
+  # Farmland in the west, nature in the east, and a little water anywhere.
+  east = np.clip((lon - 11) / 3, 0, 1)
+  counts = (1000 * np.column_stack([1 - east, east, 0.1 * rng.uniform(size=400)])).astype(int)
+  shares = {'train': 0.6, 'validation': 0.15, 'test': 0.25}
+  whole = counts.sum(0) / counts.sum()
+
+  def furthest(names):
+    parts = [counts[names == name].sum(0) for name in shares]
+    return max(np.abs(part / part.sum() - whole).sum() / 2 for part in parts)
+
+  for seed in range(5):
+    blind = split(lon, lat, shares=shares, seed=seed, counts=counts)
+    balanced = split(lon, lat, shares=shares, seed=seed, counts=counts, draws=200)
+    assert furthest(balanced) < 0.05
+    assert furthest(balanced) < furthest(blind)
+    for name, share in shares.items():
+      assert (balanced == name).mean() == pytest.approx(share, abs=0.06)
+    block = splits.block_numbers(lon, lat, 50.0)
+    assert all(len(set(balanced[block == k]) - {'buffer'}) == 1 for k in np.unique(block))
+  again = split(lon, lat, shares=shares, seed=0, counts=counts, draws=200)
+  assert (again == split(lon, lat, shares=shares, seed=0, counts=counts, draws=200)).all()
+  # One draw is the split that is blind to the classes, and so is any number of draws where there are none.
+  assert (split(lon, lat, seed=3, counts=counts) == split(lon, lat, seed=3)).all()
+  assert (split(lon, lat, seed=3, counts=0 * counts, draws=200) == split(lon, lat, seed=3)).all()
+
+
+def test_what_a_row_holds():
+  pixels = {f'{name}_px': 0 for name in ('urban', 'agriculture', 'natural', 'wetland', 'water')}
+  rows = [{**pixels, 'water_px': 7, 'scene': 0}, {**pixels, 'urban_px': 3, 'scene': 0}]
+  assert splits.class_counts(rows).tolist() == [[0, 0, 0, 0, 7], [3, 0, 0, 0, 0]]
+  assert splits.class_counts([row | {'scene': 2 - i} for i, row in enumerate(rows)]).tolist() == [[0, 1], [1, 0]]
+  assert splits.class_counts([]).shape == (0, 5)
