@@ -108,16 +108,16 @@ def _optimiser(section: ml_collections.ConfigDict) -> None:
 
 def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.size = 'small'
-  config.encoder.width = 16
+  config.encoder.width = 8
   config.data.unlabelled = 'deepsentinel_unlabelled/demo'
   config.data.labelled = 'deepsentinel_labelled/demo'
   config.data.crop_px = 64
-  # So short a run needs larger steps than the paper's. With a quarter of the steps, fine-tuning hardly gets beyond one
-  # class a crop, and no pretraining can be told from another.
-  config.pretrain.duration = duration(steps=600)
+  # So short a run needs larger steps than the paper's. With fewer of them fine-tuning hardly gets beyond one class a
+  # crop, and no pretraining can be told from another.
+  config.pretrain.duration = duration(steps=400)
   config.pretrain.batch_size = 16
   config.pretrain.learning_rate = 2e-3
-  config.finetune.duration = duration(steps=700)
+  config.finetune.duration = duration(steps=300)
   config.finetune.batch_size = 16
   config.finetune.learning_rate = 2e-3
   config.finetune.patience_epochs = 0.0

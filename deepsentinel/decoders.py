@@ -12,6 +12,9 @@ from deepsentinel.encoders import base
 _KERNEL = nn.initializers.he_normal()
 # Pixels on either side that the two 3x3 convolutions of each up-block add: at 8, 4, 2 and 1 pixels a step.
 HEADER_REACH_PX = 2 * (8 + 4 + 2 + 1)
+# Least channels of an up-block. Of four, after their ReLUs, too few are left for the classes: at one initialisation in
+# three a small encoder then never told farmland from nature, with any pretraining. The paper's end at 32.
+_LEAST_CHANNELS = 8
 
 
 class UpBlock(nn.Module):
@@ -43,7 +46,8 @@ class DeconvolutionHeader(nn.Module):
 
   Attributes:
     classes: K, the output channels.
-    width: channels of the first up-block, halved by each next one; 0 takes half of the feature map's (paper: 256).
+    width: channels of the first up-block, halved by each next one down to 8; 0 takes half of the feature map's
+      (paper: 256).
     norm: partial of nn.BatchNorm.
     dtype: of the arithmetic.
   """
@@ -57,11 +61,9 @@ class DeconvolutionHeader(nn.Module):
   def __call__(self, feature_map: Array, *, train: bool) -> Array:
     """Logits f32[B, 16 h, 16 w, K] of a feature map f32[B, h, w, F]."""
     width = self.width or feature_map.shape[-1] // 2
-    if width < 8:
-      raise ValueError(f'The header halves its width three times, so it must be 8 or more; found {width}.')
     norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
     x = feature_map
     for i in range(4):
-      x = UpBlock(width // 2**i, norm, self.dtype, name=f'Layer{i + 1}')(x)
-    # [B, 16 h, 16 w, width / 8] -> [B, 16 h, 16 w, K]
+      x = UpBlock(max(width // 2**i, _LEAST_CHANNELS), norm, self.dtype, name=f'Layer{i + 1}')(x)
+    # [B, 16 h, 16 w, C] -> [B, 16 h, 16 w, K]
     return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name='Conv1')(x).astype(jnp.float32)

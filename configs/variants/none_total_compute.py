@@ -13,6 +13,6 @@ def get_config(size: str = 'paper'):
   config = none_resnet18attn.get_config(size)
   config.name = 'none_total_compute'
   # The paper's: 20 epochs of 100,000 triplets, then 200 of the 7,000 patches in the train split.
-  config.finetune.duration = common.duration(examples=7_400_000) if size == 'paper' else common.duration(steps=2500)
+  config.finetune.duration = common.duration(examples=7_400_000) if size == 'paper' else common.duration(steps=1500)
   config.finetune.patience_epochs = 0.0
   return config
