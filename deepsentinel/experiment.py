@@ -232,10 +232,10 @@ def score_test_split(
   per_patch = confusions[: len(split) * crops].reshape(len(split), crops, *confusions.shape[1:]).sum(1)
   confusion = per_patch.sum(0)
   lon, lat = split.table['lon_deg'].to_numpy(), split.table['lat_deg'].to_numpy()
-  np.savez_compressed(
-    workdir / 'test_patches.npz', id=split.table['id'].to_numpy(str), confusion=per_patch,
-    block=splits.block_numbers(lon, lat, curriculum.BLOCK_KM),
-  )  # fmt: skip
+  block = splits.block_numbers(lon, lat, curriculum.BLOCK_KM)
+  provenance.write_npz(
+    workdir / 'test_patches.npz', {'id': split.table['id'].to_numpy(str), 'confusion': per_patch, 'block': block}
+  )
   methods = {
     'model': metrics.method(confusion, seconds=seconds, loss=means['loss'], step=trained.step),
     **baselines.evaluate(
@@ -277,10 +277,11 @@ def score_test_scenes(
     config['data']['crop_px'], seed=config['seed'],
   )  # fmt: skip
   lon, lat = split.table['lon_deg'].to_numpy(), split.table['lat_deg'].to_numpy()
-  np.savez_compressed(
-    workdir / 'test_patches.npz', id=split.table['id'].to_numpy(str), label=label, probability=probability,
-    block=splits.block_numbers(lon, lat, curriculum.BLOCK_KM),
-  )  # fmt: skip
+  block = splits.block_numbers(lon, lat, curriculum.BLOCK_KM)
+  provenance.write_npz(
+    workdir / 'test_patches.npz',
+    {'id': split.table['id'].to_numpy(str), 'label': label, 'probability': probability, 'block': block},
+  )
   scenes.save_samples(
     workdir / 'scenes.npz', split, scenes.choose(label, probability, config['evaluation']['sample_patches']), label,
     probability,

@@ -1,12 +1,16 @@
 """Where a result comes from: git commit, package versions; and files that are written whole or not at all."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import subprocess
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
 
 _PACKAGES = ('deepsentinel', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
@@ -40,12 +44,24 @@ def versions() -> dict[str, str]:
   return found
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes JSON under a temporary name and renames it."""
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """A file to write under a temporary name, which is renamed once it is all on the disk."""
   partial = path.with_name(path.name + '.partial')
-  with partial.open('w') as file:
-    json.dump(content, file, indent=1)
-    file.write('\n')
+  with partial.open('wb') as file:
+    yield file
     file.flush()
     os.fsync(file.fileno())
   partial.replace(path)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes JSON, whole or not at all."""
+  with whole(path) as file:
+    file.write((json.dumps(content, indent=1) + '\n').encode())
+
+
+def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+  """Writes arrays compressed, whole or not at all."""
+  with whole(path) as file:
+    np.savez_compressed(file, **arrays)

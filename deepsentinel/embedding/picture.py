@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from deepsentinel import composites, legend, sensors
+from deepsentinel import composites, legend, provenance, sensors
 from deepsentinel.embedding.inputs import SceneReader
 from deepsentinel.embedding.strips import Strips
 from deepsentinel.embedding.windows import Layout
@@ -264,6 +264,5 @@ def _write(
       ]
       figure.legend(handles=handles, loc='outside lower right', ncols=min(5, len(names)), fontsize=8, frameon=False)
   figure.suptitle(caption, fontsize=8, x=0.01, ha='left')
-  partial = path.with_name(path.name + '.partial')
-  figure.savefig(partial, format='png')
-  partial.replace(path)
+  with provenance.whole(path) as file:
+    figure.savefig(file, format='png')

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deepsentinel import sensors
+from deepsentinel import provenance, sensors
 
 TRUE_COLOUR = ('B4', 'B3', 'B2')
 RADAR = ('VV', 'VH')
@@ -78,10 +78,7 @@ def save_samples(
     raise ValueError(f'{len(id)} ids for {len(label)} samples.')
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('wb') as file:
-    np.savez_compressed(file, id=np.asarray(id, dtype=str), **arrays)
-  partial.replace(path)
+  provenance.write_npz(path, {'id': np.asarray(id, dtype=str), **arrays})
 
 
 def load_samples(path: str | os.PathLike) -> dict[str, np.ndarray]:

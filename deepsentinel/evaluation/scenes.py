@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
+from deepsentinel import provenance
 from deepsentinel.data import batches
 from deepsentinel.evaluation import embeddings, metrics, samples
 from deepsentinel.train.trained import Trained
@@ -129,11 +130,7 @@ def save_samples(
   pixels = {field: records.read(field, numbers) if field in records.fields else None for field in ('s2', 's1')}
   s2, s1 = samples.picture_bands(records.spec, pixels['s2'], pixels['s1'])
   pictures = {name: array for name, array in (('s2', s2), ('s1', s1)) if array is not None}
-  path = pathlib.Path(path)
-  partial = path.with_name(f'{path.name}.partial')
-  with partial.open('wb') as file:
-    np.savez_compressed(
-      file, id=records.table['id'].to_numpy(str)[numbers], label=label[numbers], probability=probability[numbers],
-      **pictures,
-    )  # fmt: skip
-  partial.replace(path)
+  ids = records.table['id'].to_numpy(str)[numbers]
+  provenance.write_npz(
+    pathlib.Path(path), {'id': ids, 'label': label[numbers], 'probability': probability[numbers], **pictures}
+  )

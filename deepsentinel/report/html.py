@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deepsentinel import composites, legend
+from deepsentinel import composites, legend, provenance
 from deepsentinel.report import (
   architecture,
   facts,
@@ -71,9 +71,8 @@ def write_report(
     (out.with_suffix('.csv'), grid.as_csv(loaded)),
     (out, page),
   ):
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(text, encoding='utf-8')
-    partial.replace(path)
+    with provenance.whole(path) as file:
+      file.write(text.encode())
   return out
 
 
