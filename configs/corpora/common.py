@@ -1,9 +1,28 @@
-"""Every setting of a corpus, with the paper's values. The other configs change a few of them."""
+"""Every setting of a corpus, with the paper's values. The other configs change a few of them.
+
+The paper's corpora take a platform after a colon: `--config=configs/corpora/labelled_1k.py:planetary_computer`.
+"""
 
 import ml_collections
 
+PLATFORMS = {
+  'synthetic': {'name': 'synthetic', 'seed': 0},
+  # Without an account (pip install planetary-computer). Its Sentinel-2 carries the +1000 offset of newer products; its
+  # Sentinel-1 is terrain-corrected gamma0, which is not Earth Engine's sigma0.
+  'planetary_computer': {
+    'name': 'stac', 'url': 'https://planetarycomputer.microsoft.com/api/stac/v1', 's2_collection': 'sentinel-2-l2a',
+    's1_collection': 'sentinel-1-rtc', 's2_unit': 'product', 'sign': 'planetary_computer:sign',
+  },
+  # Without an account; Sentinel-2 only, as its Sentinel-1 has no georeferenced pixels.
+  'earth_search': {
+    'name': 'stac', 'url': 'https://earth-search.aws.element84.com/v1', 's2_collection': 'sentinel-2-c1-l2a',
+  },
+}  # fmt: skip
 
-def get_config() -> ml_collections.ConfigDict:
+
+def get_config(platform: str = 'synthetic') -> ml_collections.ConfigDict:
+  if platform not in PLATFORMS:
+    raise ValueError(f'Unknown platform {platform!r} after the colon of --config. Known: {", ".join(PLATFORMS)}.')
   config = ml_collections.ConfigDict()
   config.name = 'common'
   config.seed = 0  # of points, blocks, pairs and splits; each point has its own random stream
@@ -14,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Which platform, by its name in deepsentinel/registry.py (or 'package.module:Class'); the other keys are its
   # arguments.
-  config.source = ml_collections.ConfigDict({'name': 'synthetic', 'seed': 0})
+  config.source = ml_collections.ConfigDict(PLATFORMS[platform])
 
   # Likewise for the label sources. With no path, SyntheticEarth writes its own vector files, and a source of ready-made
   # patches brings its own maps.

@@ -2,14 +2,15 @@
 
 python -m deepsentinel.corpus --config=configs/corpora/labelled_1k.py --out=corpora/labelled_1k
 
-The pixels are SyntheticEarth's until a platform source is named with source and labels.
+The pixels are SyntheticEarth's unless a platform follows the name (`labelled_1k.py:planetary_computer`), with the files
+of labels: --config.labels.corine.path=... --config.labels.osm.path=...
 """
 
 from configs.corpora import common
 
 
-def get_config():
-  config = common.get_config()
+def get_config(platform: str = 'synthetic'):
+  config = common.get_config(platform)
   config.name = 'labelled_1k'
   config.labelled = True
   config.patches = 1_000

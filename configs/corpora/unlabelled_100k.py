@@ -2,14 +2,14 @@
 
 python -m deepsentinel.corpus --config=configs/corpora/unlabelled_100k.py --out=corpora/unlabelled_100k
 
-The pixels are SyntheticEarth's until a platform source is named with source.
+The pixels are SyntheticEarth's unless a platform follows the name: `unlabelled_100k.py:planetary_computer`.
 """
 
 from configs.corpora import common
 
 
-def get_config():
-  config = common.get_config()
+def get_config(platform: str = 'synthetic'):
+  config = common.get_config(platform)
   config.name = 'unlabelled_100k'
   config.patches = 100_000
   config.period.start = '2019-01-01'

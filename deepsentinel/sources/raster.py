@@ -20,7 +20,7 @@ import rasterio.windows
 import shapely
 
 from deepsentinel import sensors
-from deepsentinel.sources import base
+from deepsentinel.sources import base, remote
 
 _ALIGNED_PX = 1e-3  # grids closer than this share of a pixel coincide
 _AVERAGE_FROM = 1.5  # grid pixels at least this many file pixels wide are averages, finer ones are interpolated
@@ -33,22 +33,28 @@ class RasterBand:
 
   path: str
   number: int = 1
+  client: remote.Client | None = None  # by which a URL is read; None leaves that to GDAL
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[rasterio.DatasetReader]:
+def opened(path: str, client: remote.Client | None = None) -> Iterator[rasterio.DatasetReader]:
   """The raster at `path`; ValueError names the file and the mend if it cannot be opened or read."""
+  folder = remote.Folder(client, path) if client else None
+  name = remote.plain(path) if client else path
   try:
-    with rasterio.open(path) as raster:
+    with rasterio.open(path, opener=folder) as raster:
       if raster.crs is None or raster.transform.is_identity:
         raise ValueError(
-          f'{path} has no georeference (CRS and transform); add it (gdal_edit.py -a_srs ... -a_ullr ...).'
+          f'{name} has no georeference (CRS and transform); add it (gdal_edit.py -a_srs ... -a_ullr ...).'
         )
       yield raster
   except rasterio.errors.RasterioIOError as e:
+    if folder and folder.failure:
+      raise folder.failure from None
     raise ValueError(
-      f'{path} cannot be read ({e}). It is missing, truncated or corrupt: fetch it again or take it off the list.'
-    ) from e
+      f'{name} cannot be read ({str(e).replace(path, name)}). It is missing, truncated or corrupt: fetch it again or '
+      'take it off the list.'
+    ) from (None if client else e)
 
 
 def user_crs(crs: rasterio.crs.CRS) -> int | str:
@@ -211,7 +217,7 @@ def read_bands(
   found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
   for path in dict.fromkeys(w.path for w in where):
     positions = [i for i, w in enumerate(where) if w.path == path]
-    with opened(path) as raster:
+    with opened(path, where[positions[0]].client) as raster:
       numbers = [where[i].number for i in positions]
       values, valid = _read(raster, numbers, grid, unit, raster.nodata if nodata is None else nodata)
     for i, band, band_valid in zip(positions, values, valid, strict=True):

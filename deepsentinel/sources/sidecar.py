@@ -186,8 +186,12 @@ def from_stac(item: Mapping[str, Any]) -> Facts:
   unit = ''
   if sensor == 'sentinel2':
     for asset in item.get('assets', {}).values():
-      for band in asset.get('raster:bands', [])[:1]:
+      for band in (asset.get('raster:bands') or asset.get('bands') or [])[:1]:
         unit = unit or unit_of_scale(band.get('scale', 1), band.get('offset', 0))
+    if (applied := properties.get('earthsearch:boa_offset_applied')) is not None:
+      # Earth Search removes the offset from the pixels and leaves it in the scale's word. Where it denies having done
+      # so, that is right for some scenes and wrong for others (its issues 66 and 71): better not to know.
+      unit = 'reflectance_x1e4' if applied or (baseline and str(baseline) < '04.00') else ''
   quantity = 'gamma0_terrain' if 'sentinel-1-rtc' in collection else ''
   time = properties.get('start_datetime') or properties.get('datetime')
   return Facts(

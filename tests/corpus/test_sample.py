@@ -283,6 +283,7 @@ def test_the_journal_overlays_the_manifest(tmp_path):
     ({'patchs': 3}, r"Unknown setting 'patchs'.*Did you mean 'patches'"),
     ({'patches': 'many'}, 'patches must be of type int'),
     ({'max_gap_days': -1}, 'max_gap_days is -1; allowed: 0 and above'),
+    ({'split': {**tiny_config().split.to_dict(), 'draws': 0}}, r'split\.draws is 0; allowed: 1 and above'),
     ({'points': {'countries': 'GER', 'bbox': '', 'max_redraws': 1}}, "Unknown country code 'GER'"),
     ({'labelled': True}, 'A labelled corpus needs its labels'),
     ({'source': {'name': 'synthetik'}}, r"Unknown imagery source 'synthetik'.*Did you mean 'synthetic'"),
@@ -314,6 +315,17 @@ def test_every_config_is_whole(name):
   registry.load('imagery source', checked['source']['name'])
   if name != 'common':
     assert f'--config=configs/corpora/{name}.py' in module.__doc__
+
+
+@pytest.mark.parametrize('platform', common.PLATFORMS)
+def test_the_papers_corpora_come_from_every_platform(platform):
+  for name in ('labelled_1k', 'labelled_10k', 'unlabelled_10k', 'unlabelled_100k'):
+    config = settings.checked(importlib.import_module(f'configs.corpora.{name}').get_config(platform))
+    source = registry.build('imagery source', config['source'])
+    assert source.synthetic == (platform == 'synthetic')
+    assert source.spec.s2_bands
+  with pytest.raises(ValueError, match=r'Unknown platform .* Known: synthetic'):
+    common.get_config('earth')
 
 
 @pytest.mark.parametrize(
