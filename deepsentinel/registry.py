@@ -23,6 +23,7 @@ _KNOWN: dict[str, dict[str, str]] = {
     'synthetic': 'deepsentinel.sources.synthetic:SyntheticEarth',
     'local': 'deepsentinel.sources.local:LocalScenes',
     'bigearthnet': 'deepsentinel.sources.bigearthnet:BigEarthNet',
+    'earthengine': 'deepsentinel.sources.earthengine:EarthEngine',
     'stac': 'deepsentinel.sources.stac:StacScenes',
     'stacks': 'deepsentinel.sources.local:PatchStacks',
   },

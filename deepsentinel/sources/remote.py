@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+import httplib2
 import rasterio.abc
 import requests
 import requests.adapters
@@ -47,10 +48,10 @@ def again(attempts: int) -> tenacity.Retrying:
 
 
 def _broke_off(error: BaseException | None) -> bool:
-  """Whether a broken connection is the error or its cause (clients wrap what they catch)."""
+  """Whether an answer that broke off is the error or its cause (clients wrap what they catch)."""
   while error is not None:
     if isinstance(error, BROKEN):
-      return True
+      return not any(isinstance(part, urllib3.exceptions.MaxRetryError) for part in error.args)  # urllib3 gave up
     error = error.__cause__ or error.__context__
   return False
 
@@ -67,10 +68,10 @@ class Client:
     if attempts < 1 or timeout_s <= 0:
       raise ValueError(f'attempts must be 1 or more and timeout_s above 0; found {attempts} and {timeout_s}.')
     self.attempts, self.timeout_s = attempts, timeout_s
-    self._session = requests.Session()
+    self.session = requests.Session()
     adapter = requests.adapters.HTTPAdapter(max_retries=retry(attempts), pool_maxsize=16)
-    self._session.mount('http://', adapter)
-    self._session.mount('https://', adapter)
+    self.session.mount('http://', adapter)
+    self.session.mount('https://', adapter)
 
   def __reduce__(self):
     return type(self), (self.attempts, self.timeout_s)
@@ -88,7 +89,7 @@ class Client:
       raise ValueError(f'{plain(url)} gave no whole answer in {self.attempts} attempts ({e}).') from e
 
   def _read(self, url: str, first: int, last: int) -> tuple[bytes, int]:
-    answer = self._session.get(url, headers={'Range': f'bytes={first}-{last}'}, timeout=self.timeout_s)
+    answer = self.session.get(url, headers={'Range': f'bytes={first}-{last}'}, timeout=self.timeout_s)
     if answer.status_code in _DENIED:
       raise Denied(f'{plain(url)} is not open to this request ({answer.status_code} {answer.reason}).')
     if answer.status_code == 404:
@@ -200,3 +201,34 @@ class File(io.RawIOBase):
       self._blocks.popitem(last=False)
     self._at = end
     return part
+
+
+class Transport:
+  """What Google's clients take for httplib2.Http: requests with retries that heed Retry-After, as theirs do not.
+
+  Args:
+    attempts, timeout_s: as of Client.
+  """
+
+  def __init__(self, attempts: int, timeout_s: float):
+    client = Client(attempts, timeout_s)
+    self.attempts, self.timeout = attempts, timeout_s
+    self.session = client.session
+
+  def request(
+    self, uri: str, method: str = 'GET', body: Any = None, headers: Any = None, redirections: Any = None,
+    connection_type: Any = None,
+  ) -> tuple[httplib2.Response, bytes]:  # fmt: skip
+    """One reply; ConnectionError where there was none in all attempts."""
+
+    def ask() -> requests.Response:
+      return self.session.request(method, uri, data=body, headers=headers, timeout=self.timeout)
+
+    try:
+      reply = again(self.attempts)(ask)
+    except ERRORS as e:
+      raise ConnectionError(f'{plain(uri)} gave no whole answer in {self.attempts} attempts ({e}).') from e
+    return httplib2.Response({**reply.headers, 'status': reply.status_code}), reply.content
+
+  def close(self) -> None:
+    self.session.close()

@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def server(folder):
-  with stac_server.serve(folder) as server:
+  with stac_server.StacServer(folder).running() as server:
     optical = {name: f'{server.url}/data/{name}.tif' for name in ('blue', 'red')}
     radar = {name: f'{server.url}/data/{name}.tif' for name in ('vv', 'vh')}
     days = ('2020-03-31', '2020-04-02', '2020-04-07', '2020-04-12', '2020-04-17', '2020-05-01')
