@@ -10,6 +10,7 @@ def get_config():
   config = t2v_resnet18attn.get_config('small')
   config.name = 'quickstart'
   config.data.crop_px = 128
+  config.encoder.width = 16
   config.pretrain.duration = common.duration(steps=100)
   config.finetune.duration = common.duration(steps=100)
   config.finetune.validate_every_steps = 20
