@@ -94,6 +94,10 @@ def _parse(argv: list[str], settings: str) -> list[str]:
       flags.FLAGS.config.keys()  # a file that cannot be opened is noticed only now
     return rest
   except flags.Error as error:
+    # A config file that raises is reported with its traceback, of which the last line is what it said.
+    _, in_file, said = str(error).partition('Error whilst parsing config file:')
+    if in_file:
+      raise ValueError(_stopped(said.strip().splitlines()[-1].partition(': ')[2].strip())) from error
     raise ValueError(f'{_stopped(sentence(error))} --help lists the flags.') from error
   except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
     raise ValueError(_config_error(argv, error, settings)) from error

@@ -45,6 +45,8 @@ TRIALS = [
            "Did you mean 'resnet18'?"),
   training('misspelt key', '--config.pretrain.lerning_rate=1', "key of the configuration: 'lerning_rate'",
            'Did you mean "learning_rate"', ALL_KEYS),
+  training('unknown size', '--config=configs/none_resnet18.py:huge', "Unknown size 'huge' after the colon of --config",
+           'paper, small'),
   training('misspelt section', '--config.pretrian.batch_size=8', "'pretrian'", 'Did you mean "pretrain"', ALL_KEYS),
   training('key below a value', '--config.seed.x=1', 'seed.x', ALL_KEYS),
   training('misspelt flag', '--wrokdir=x', "flag 'wrokdir'. Did you mean: workdir", '--help lists the flags'),

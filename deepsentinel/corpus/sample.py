@@ -54,6 +54,8 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
     again = ('planned', 'failed') if retry_failed else ('planned',)
     todo = [i for i, row in rows.items() if row['state'] in again]
     if todo:
+      if hasattr(shop.source, 'connect'):
+        shop.source.connect()  # a platform that lets no one in would else fail patch by patch
       _write_card(folder, shop, rows)
       fetch.fetch(chosen, folder, rows, todo)
     table = _finish(folder, shop, rows)

@@ -189,7 +189,11 @@ def scenes_that_meet(
 
 @runtime_checkable
 class ImagerySource(Protocol):
-  """Where imagery comes from. Made from a config's `source` by the registry, once a process."""
+  """Where imagery comes from. Made from a config's `source` by the registry, once a process.
+
+  One on a network may also have `connect()`, which is called before the first patch is fetched: ValueError says why the
+  platform lets no one in.
+  """
 
   spec: sensors.SensorSpec
   synthetic: bool

@@ -106,6 +106,10 @@ class EarthEngine:
       ) from e
     return ee
 
+  def connect(self) -> None:
+    """Signs in; ValueError says what is missing."""
+    _ = self._ee
+
   def _asked(self, what: str, ask: Callable[[Any], Any]) -> Any:
     """An answer of the client; ValueError says what was asked and what was wrong with it."""
     ee = self._ee

@@ -81,6 +81,10 @@ class StacScenes:
 
   # ------------------------------------------------------------------ catalogue
 
+  def connect(self) -> None:
+    """Opens the catalogue; ValueError says why it cannot be, or what is missing for its pixels."""
+    _ = self._listed, self._sign
+
   def search(
     self, sensor: str, footprint: shapely.Geometry, start: datetime.datetime, end: datetime.datetime
   ) -> list[base.Scene]:

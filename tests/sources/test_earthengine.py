@@ -187,7 +187,7 @@ def test_what_the_platform_refuses_is_said(server, source, key_file, tmp_path):
     source(attempts=1).search('sentinel2', GRID.outline_lonlat(), *APRIL)
   (tmp_path / 'bad.json').write_text('{}')
   with pytest.raises(ValueError, match='is no key of a service account'):
-    source(key_file=str(tmp_path / 'bad.json')).search('sentinel2', GRID.outline_lonlat(), *APRIL)
+    source(key_file=str(tmp_path / 'bad.json')).connect()
 
 
 def test_cloud_score_of_the_patch(server, source, folder):
@@ -232,3 +232,13 @@ def test_a_corpus_from_a_platform_that_stumbles(server, key_file, folder, tmp_pa
       expected = file.read(1, window=rasterio.windows.Window(round(col), round(top), 32, 32))
     with rasterio.open(tmp_path / 'out' / 'patches' / f'{row.id}' / 's2.tif') as file:
       np.testing.assert_array_equal(file.read(2), expected)
+
+
+def test_a_platform_that_lets_no_one_in_fails_before_the_first_patch(server, key_file, tmp_path):
+  config = common.get_config('earthengine')
+  config.points.bbox, config.workers = '9.0,50.47,9.09,50.52', 0
+  config.source.update(key_file=key_file, url=server.url, attempts=1)
+  server.faults = [['/token', 'status:400', 9]]
+  with pytest.raises(ValueError, match='did not let us in'):
+    corpus.run(config, tmp_path / 'out')
+  assert (manifest.read(tmp_path / 'out')['state'] == 'planned').all()
