@@ -12,7 +12,7 @@ from deepsentinel.corpus import card, points
 
 POINTS = 'points.png'
 SAMPLES = 'samples.png'
-_SPLIT_COLOURS = {
+SPLIT_COLOURS = {
   'train': '#3b6ea5',
   'validation': '#e0912f',
   'test': '#c03a5b',
@@ -75,11 +75,11 @@ def draw_points(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathli
   if len(rejected):
     label = f'no pair of scenes ({len(rejected)})'
     axes.scatter(*rejected.T, s=size, c='#555555', marker='x', linewidths=0.6, zorder=2, label=label)
-  splits = [s for s in _SPLIT_COLOURS if (done['split'] == s).any()]
+  splits = [s for s in SPLIT_COLOURS if (done['split'] == s).any()]
   for split in splits:
     rows = done[done['split'] == split]
     label = f'{split} ({len(rows)})' if len(splits) > 1 else f'{len(rows)} patches'
-    axes.scatter(rows['lon_deg'], rows['lat_deg'], s=size, c=_SPLIT_COLOURS[split], linewidths=0, zorder=3, label=label)
+    axes.scatter(rows['lon_deg'], rows['lat_deg'], s=size, c=SPLIT_COLOURS[split], linewidths=0, zorder=3, label=label)
   axes.set_xlabel('longitude, degrees')
   axes.set_ylabel('latitude, degrees')
   what = 'SyntheticEarth' if corpus.synthetic else corpus.card['source']['name']
@@ -152,7 +152,7 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   # By cloud where it is known, so that the sheet runs from clear to overcast as the corpus does.
   done = done.sort_values('s2_cloud_share', kind='stable')
   kinds = [done[done['scene'] == k] for k in (2, 1)] if corpus.mines else [done]
-  chosen = [row for rows in kinds for row in _spread(rows, _SAMPLES // len(kinds))]
+  chosen = [row for rows in kinds for row in spread(rows, _SAMPLES // len(kinds))]
   sheets = [(row, _pictures(corpus, corpus.read(row.id))) for row in chosen]
   # A row that no patch has anything in (a source without OpenStreetMap) is left out.
   names = [name for name in sheets[0][1] if any(np.ptp(pictures[name]) for _, pictures in sheets)]
@@ -175,7 +175,7 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   figure.savefig(path)
 
 
-def _spread(rows: geopandas.GeoDataFrame, count: int) -> list[Any]:
+def spread(rows: geopandas.GeoDataFrame, count: int) -> list[Any]:
   """At most `count` rows, evenly spread, the first and the last among them."""
   at = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
   return list(rows.iloc[np.unique(at)].itertuples())

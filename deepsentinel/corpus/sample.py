@@ -14,7 +14,7 @@ from typing import Any
 import geopandas
 import numpy as np
 
-from deepsentinel.corpus import blocks, card, fetch, figures, manifest, mines, points, settings, splits, worker
+from deepsentinel.corpus import blocks, card, fetch, figures, manifest, mines, page, points, settings, splits, worker
 from deepsentinel.sources import base
 
 _ID = re.compile(r'[A-Za-z0-9][\w.\-]*')
@@ -58,9 +58,11 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
         shop.source.connect()  # a platform that lets no one in would else fail patch by patch
       _write_card(folder, shop, rows)
       fetch.fetch(chosen, folder, rows, todo)
+    before = [row['split'] for row in rows.values()]
     table = _finish(folder, shop, rows)
-    if todo or not (folder / figures.POINTS).exists():
+    if todo or before != [row['split'] for row in rows.values()] or not (folder / page.FILE).exists():
       figures.draw(card.Corpus(folder), table)
+      page.write(card.Corpus(folder), table)
   return card.Corpus(folder)
 
 
