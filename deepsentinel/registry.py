@@ -24,6 +24,7 @@ _KNOWN: dict[str, dict[str, str]] = {
     'local': 'deepsentinel.sources.local:LocalScenes',
     'bigearthnet': 'deepsentinel.sources.bigearthnet:BigEarthNet',
     'earthengine': 'deepsentinel.sources.earthengine:EarthEngine',
+    'earthone': 'deepsentinel.sources.earthone:EarthOne',
     'stac': 'deepsentinel.sources.stac:StacScenes',
     'stacks': 'deepsentinel.sources.local:PatchStacks',
   },

@@ -3,7 +3,9 @@
 import datetime
 import functools
 import json
+import logging
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,7 +121,7 @@ class EarthEngine:
       return ask(ee)
     except (ee.EEException, google.auth.exceptions.GoogleAuthError, ConnectionError, ValueError, OSError) as e:
       hint = ''
-      if any(word in str(e).lower() for word in ('quota', 'too many', 'rate')):
+      if re.search(r'quota|too many|request rate', str(e), re.IGNORECASE):
         hint = ' Fewer --config.workers ask less at a time; what failed is tried again with --retry_failed.'
       raise ValueError(f'Earth Engine, {what}: {_first_line(e)}.{hint}') from e
 
@@ -216,12 +218,16 @@ class EarthEngine:
     return np.stack([answer[band] for band in bands], axis=2)
 
   def _cloud_share(self, scene: base.Scene, grid: base.PatchGrid) -> float | None:
-    """Share of the grid that Cloud Score+ does not call clear, 0 to 1; None where it has no pixel."""
+    """Share of the grid that Cloud Score+ does not call clear, 0 to 1; None where it has no answer."""
     coarse = base.PatchGrid(
       grid.epsg, grid.x0_m, grid.y0_m, -(-grid.height_px // _CLOUD_STEP), -(-grid.width_px // _CLOUD_STEP),
       grid.pixel_m * _CLOUD_STEP,
     )  # fmt: skip
-    score = self._pixels(f'{_CLOUD_SCORE}/{scene.id}', coarse, ('cs',), _MASKED)[..., 0]
+    try:
+      score = self._pixels(f'{_CLOUD_SCORE}/{scene.id}', coarse, ('cs',), _MASKED)[..., 0]
+    except ValueError as e:
+      logging.warning('The cloud share of %s stays unknown: %s', scene.id, e)
+      return None
     known = score > _MASKED / 2
     return float((score[known] < _CLEAR).mean()) if known.any() else None
 

@@ -89,19 +89,22 @@ class Client:
       raise ValueError(f'{plain(url)} gave no whole answer in {self.attempts} attempts ({e}).') from e
 
   def _read(self, url: str, first: int, last: int) -> tuple[bytes, int]:
-    answer = self.session.get(url, headers={'Range': f'bytes={first}-{last}'}, timeout=self.timeout_s)
-    if answer.status_code in _DENIED:
-      raise Denied(f'{plain(url)} is not open to this request ({answer.status_code} {answer.reason}).')
-    if answer.status_code == 404:
-      raise ValueError(f'{plain(url)} is not there (404): the catalogue lists a file that its store does not hold.')
-    if not answer.ok:
-      raise ValueError(f'{plain(url)}: {answer.status_code} {answer.reason} in {self.attempts} attempts.')
-    total = answer.headers.get('Content-Range', '').rpartition('/')[2]
-    if answer.status_code != 206 or not total.isdigit():
-      raise ValueError(f'{plain(url)} comes whole only; the server has to answer requests with Range.')
-    if len(answer.content) != min(last, int(total) - 1) - first + 1:
-      raise requests.ConnectionError(f'{len(answer.content)} bytes came of {last - first + 1}')
-    return answer.content, int(total)
+    with self.session.get(
+      url, headers={'Range': f'bytes={first}-{last}'}, timeout=self.timeout_s, stream=True
+    ) as answer:
+      if answer.status_code in _DENIED:
+        raise Denied(f'{plain(url)} is not open to this request ({answer.status_code} {answer.reason}).')
+      if answer.status_code == 404:
+        raise ValueError(f'{plain(url)} is not there (404): the catalogue lists a file that its store does not hold.')
+      if not answer.ok:
+        raise ValueError(f'{plain(url)}: {answer.status_code} {answer.reason} in {self.attempts} attempts.')
+      total = answer.headers.get('Content-Range', '').rpartition('/')[2]
+      if answer.status_code != 206 or not total.isdigit():
+        raise ValueError(f'{plain(url)} comes whole only; the server has to answer requests with Range.')
+      content = answer.content
+    if len(content) != min(last, int(total) - 1) - first + 1:
+      raise requests.ConnectionError(f'{len(content)} bytes came of {last - first + 1}')
+    return content, int(total)
 
 
 class Folder(rasterio.abc.FileContainer):

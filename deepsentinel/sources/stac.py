@@ -202,7 +202,9 @@ class StacScenes:
     if facts.time is None:
       raise ValueError(f'{where} says no time (datetime or start_datetime).')
     footprint = base.split_antimeridian(shapely.make_valid(shapely.geometry.shape(item['geometry'])))
-    nodata = {band: _raster(asset).get('nodata') for band, asset in assets.items()}
+    # A word ('nan') where JSON has no number for it; None takes the file's own.
+    listed = {band: _raster(asset).get('nodata') for band, asset in assets.items()}
+    nodata = {band: None if value is None else float(value) for band, value in listed.items()}
     where_to_read = {'hrefs': {band: asset['href'] for band, asset in assets.items()}, 'unit': unit, 'nodata': nodata}
     return base.Scene(facts.id, sensor, footprint, facts.time, facts.orbit_pass, facts.relative_orbit,
                       {**facts.metadata, **where_to_read})  # fmt: skip

@@ -319,6 +319,8 @@ def test_every_config_is_whole(name):
 
 @pytest.mark.parametrize('platform', common.PLATFORMS)
 def test_the_papers_corpora_come_from_every_platform(platform):
+  if platform == 'earthone':
+    pytest.importorskip('earthdaily.earthone', reason="EarthOne's client is not installed")
   for name in ('labelled_1k', 'labelled_10k', 'unlabelled_10k', 'unlabelled_100k'):
     config = settings.checked(importlib.import_module(f'configs.corpora.{name}').get_config(platform))
     source = registry.build('imagery source', config['source'])

@@ -38,6 +38,7 @@ class Server(http.server.ThreadingHTTPServer):
   """
 
   daemon_threads = True
+  ranges = True
 
   def __init__(self, folder: pathlib.Path):
     super().__init__(('127.0.0.1', 0), _Handler)
@@ -110,7 +111,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     else:
       self._send(self.server.answer(path, arguments, body, self.headers), fault)
 
-  do_POST = do_GET
+  do_POST = do_PUT = do_GET
 
   def _file(self, path: pathlib.Path, arguments: str) -> Answer:
     if self.server.token and f'token={self.server.token}' not in arguments:
@@ -119,7 +120,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return Answer(404, b'no such file')
     content = path.read_bytes()
     match = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or '')
-    if not match:
+    if not match or not self.server.ranges:
       return Answer(200, content)
     first, last = int(match[1]), min(int(match[2] or len(content) - 1), len(content) - 1)
     return Answer(206, content[first : last + 1], {'Content-Range': f'bytes {first}-{last}/{len(content)}'})

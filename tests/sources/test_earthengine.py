@@ -196,6 +196,8 @@ def test_cloud_score_of_the_patch(server, source, folder):
   server.bands[f'GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED/{scene.id}'] = {'cs': 'cs.tif'}
   score = of_file(folder, 'cs')[::4, ::4][1:]
   assert source(cloud_score=True).cloud_share(scene, GRID) == pytest.approx((score < 0.6).mean())
+  server.faults = [[':computePixels', 'status:404', 1]]
+  assert source(cloud_score=True).cloud_share(scene, GRID) is None
 
 
 def test_bad_arguments_are_named():
