@@ -48,6 +48,7 @@ SAYS = {
   'deepsentinel.describe': '11,621,570',
   'deepsentinel.embed': 'embedding.tif',
   'deepsentinel.report': 'open it in a browser',
+  'publish': 'files were read back',
   'launch/grid.py': '3 finished, 0 failed',  # two that choose, and the run
   'tfds': 'dataset_size',
 }
@@ -73,6 +74,8 @@ def typed(section: str) -> list[str]:
 
 
 def program(command: list[str]) -> str:
+  if 'publish' in command:
+    return 'publish'
   return command[1 + (command[1] == '-m')] if command[0] == 'python' else command[0]
 
 
@@ -120,6 +123,7 @@ def test_quickstart_leaves_everything(quickstart):
   'section',
   [
     'Sample a corpus',
+    'Publish it',
     'Package it as TFRecords',
     'Pretrain, fine-tune, test',
     'Find coal mines',

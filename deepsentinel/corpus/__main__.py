@@ -6,9 +6,15 @@ The same command goes on where a killed one stopped, fetches anew what is gone o
 left to do. Any setting of the config can be given on the command line, e.g. --config.patches=20 --config.workers=4;
 configs/corpora/common.py explains each. In the folder: manifest.parquet (GeoParquet, a row per patch),
 patches/ID/{s2,s1,corine,osm}.tif, corpus.json, and for the eye corpus.html, points.png, samples.png.
+
+python -m deepsentinel.corpus publish corpora/demo_labelled gs://BUCKET/demo_labelled
+
+copies a corpus, or records that `tfds build` made, to a store on a network, with checksums and a card.
 """
 
 import logging
+import pathlib
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -22,6 +28,8 @@ _CHECK_FILES = flags.DEFINE_bool(
   'check_files', True, 'Compare the files of earlier runs with their checksums first; reads all of them.'
 )
 
+_VERIFY = flags.DEFINE_bool('verify', False, 'With publish: read every file back and compare its checksum.')
+
 
 def main(_: list[str]) -> None:
   from deepsentinel.corpus import sample
@@ -33,5 +41,19 @@ def main(_: list[str]) -> None:
   print(f'Next: DEEPSENTINEL_CORPUS={corpus.path} tfds build tfds_builders/deepsentinel_{kind}')
 
 
-if __name__ == '__main__':
+def send(arguments: list[str]) -> None:
+  """publish FOLDER URL"""
+  from deepsentinel.corpus import publish
+
+  if len(arguments) != 3:
+    raise ValueError('publish wants a folder and a URL: python -m deepsentinel.corpus publish FOLDER gs://BUCKET/NAME')
+  _, folder, url = arguments
+  sent = publish.publish(pathlib.Path(folder), url)
+  read = f'; {publish.verify(url)} files were read back' if _VERIFY.value else ''
+  print(f'Published: {url}; {sent} files were not there yet{read}.')
+
+
+if __name__ == '__main__' and 'publish' in sys.argv[1:2]:
+  commandline.run(send, arguments='publish FOLDER URL', resumes=True)
+elif __name__ == '__main__':
   commandline.run(main, required=['config', 'out'], settings='configs/corpora/common.py', resumes=True)

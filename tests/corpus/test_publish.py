@@ -1,0 +1,139 @@
+"""Publishing: to a folder, and to real emulators of Google Cloud Storage and of Azure on loopback."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import fsspec
+import pytest
+
+from deepsentinel import corpus
+from deepsentinel.corpus import publish
+from tests import commands
+from tests.corpus.tiny_config import get_config
+
+AZURITE = shutil.which('azurite-blob')
+AZURE_KEY = 'Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=='  # published
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> pathlib.Path:
+  config = get_config()
+  config.patches = 3
+  return corpus.run(config, tmp_path_factory.mktemp('corpus') / 'out').path
+
+
+def free_port() -> int:
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    return s.getsockname()[1]
+
+
+def wait_for(port: int, process: subprocess.Popen) -> None:
+  for _ in range(300):
+    assert process.poll() is None, 'the emulator did not start'
+    with socket.socket() as s:
+      if s.connect_ex(('127.0.0.1', port)) == 0:
+        return
+    time.sleep(0.1)
+  raise AssertionError('the emulator does not answer')
+
+
+@pytest.fixture(params=['file', 'gs', 'az'])
+def store(request, tmp_path, monkeypatch):
+  """URL of an empty place."""
+  if request.param == 'file':
+    yield str(tmp_path / 'a store' / 'tiny')
+    return
+  port = free_port()
+  if request.param == 'gs':
+    if not all(importlib.util.find_spec(name) for name in ('gcp_storage_emulator', 'gcsfs')):
+      pytest.skip('gcp-storage-emulator and gcsfs are not installed')
+    command = [sys.executable, '-m', 'gcp_storage_emulator', 'start', '--in-memory', f'--port={port}']
+    command.append('--host=127.0.0.1')
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
+  else:
+    if AZURITE is None or importlib.util.find_spec('adlfs') is None:
+      pytest.skip('Azurite (npm install -g azurite) and adlfs are not installed')
+    command = [AZURITE, '--inMemoryPersistence', '--skipApiVersionCheck', '--silent', '--blobHost', '127.0.0.1',
+               '--blobPort', str(port)]  # fmt: skip
+    monkeypatch.setenv('AZURE_STORAGE_CONNECTION_STRING', (
+      f'DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURE_KEY};'
+      f'BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;'
+    ))  # fmt: skip
+  process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+  try:
+    wait_for(port, process)
+    fsspec.filesystem(request.param, skip_instance_cache=True).mkdir('bucket')
+    yield f'{request.param}://bucket/sets/tiny'
+  finally:
+    process.kill()
+    process.wait()
+
+
+def test_a_corpus_is_published_whole_and_once(made, store):
+  sent = publish.publish(made, store, progress=False)
+  files = {path.relative_to(made).as_posix() for path in publish.files_of(made)}
+  assert {'manifest.parquet', 'corpus.json', 'corpus.html', 'patches/p000000/s2.tif'} <= files
+  assert sent == len(files)
+  there, root = publish.open_store(store)
+  listed = publish.listing(there, root)
+  assert set(listed) == files | {publish.CARD, publish.SUMS}
+  assert publish.verify(store, progress=False) == len(files)
+  card = there.cat_file(f'{root}/{publish.CARD}').decode()
+  assert '3 of 32 x 32 px' in card
+
+  # Again: what is there stays, what is damaged or gone comes anew.
+  there.pipe_file(f'{root}/corpus.json', b'{}')
+  there.rm_file(f'{root}/patches/p000001/s1.tif')
+  with pytest.raises(ValueError, match=r'2 of \d+ files at .* are gone or not what was published'):
+    publish.verify(store, progress=False)
+  assert publish.publish(made, store, progress=False) == 2
+  assert publish.verify(store, progress=False) == len(files)
+
+
+def test_a_killed_command_goes_on(made, tmp_path):
+  store = tmp_path / 'store'
+  big = tmp_path / 'corpus'
+  shutil.copytree(made, big)
+  for i in range(400):
+    (big / f'extra{i}.bin').write_bytes(os.urandom(200_000))
+  command = [sys.executable, '-m', 'deepsentinel.corpus', 'publish', str(big), str(store)]
+  process = subprocess.Popen(command, cwd=commands.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  for _ in range(600):
+    if len(list(store.glob('*'))) > 20:
+      break
+    time.sleep(0.05)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (store / publish.SUMS).exists()
+  with pytest.raises(ValueError, match=r'has no SHA256SUMS: the copy is not whole'):
+    publish.verify(str(store), progress=False)
+  done = subprocess.run([*command, '--verify'], cwd=commands.ROOT, capture_output=True, text=True, check=True)
+  sent, read = re.search(r'; (\d+) files were not there yet; (\d+) files were read back', done.stdout).groups()
+  assert int(read) == len(list(publish.files_of(big)))
+  assert int(sent) <= int(read) - 20
+
+
+def test_what_cannot_be_published_is_said(made, tmp_path, monkeypatch):
+  with pytest.raises(ValueError, match=r'is neither a corpus .corpus.json. nor records'):
+    publish.publish(tmp_path, 'memory://x', progress=False)
+  with pytest.raises(ValueError, match=r'Pass a folder or a URL'):
+    publish.publish(made, 'gopher://x/y', progress=False)
+  monkeypatch.setitem(sys.modules, 's3fs', None)
+  with pytest.raises(ValueError, match=r'needs a package that is not installed: pip install s3fs'):
+    publish.publish(made, 's3://bucket/x', progress=False)
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match=r'files could not be sent .* such as .*Run the same command again'):
+    publish.publish(made, str(tmp_path / 'file' / 'below'), progress=False)
+  command = [sys.executable, '-m', 'deepsentinel.corpus', 'publish', str(made)]
+  failed = subprocess.run(command, cwd=commands.ROOT, capture_output=True, text=True, check=False)
+  assert failed.returncode == 1
+  assert failed.stderr.startswith('error: publish wants a folder and a URL')
