@@ -20,7 +20,7 @@ UNKNOWN_SIZE = 'unknown size of the data set'
 SAMPLING = ('--config=configs/corpora/demo_unlabelled.py', '--config.patches=3', '--config.patch_px=32',
             '--config.workers=0')  # fmt: skip
 
-PLATFORM, THREE = '--config=configs/corpora/unlabelled_10k.py:earthengine', ('--config.patches=3',)
+EARTH_ENGINE = ('--config=configs/corpora/unlabelled_10k.py:earthengine',)
 
 
 def sampling(name: str, arguments: str, *says: str, common: tuple[str, ...] = (), begins: bool = False) -> trials.Trial:
@@ -41,10 +41,10 @@ TRIALS = [
            "Did you mean 'synthetic'?"),
   sampling('unknown platform', '--config=configs/corpora/unlabelled_10k.py:google', "Unknown platform 'google' after "
            'the colon of --config', 'planetary_computer'),
-  sampling('Earth Engine without credentials', PLATFORM, 'Earth Engine did not let us in',
-           '`earthengine authenticate`', 'key_file=', 'project=', common=THREE, begins=True),
-  sampling('Earth Engine with a key that is none', f'{PLATFORM} --config.source.key_file={{made}}/absent.json',
-           'key_file {made}/absent.json is no key of a service account', common=THREE, begins=True),
+  sampling('Earth Engine without credentials', '--config.patches=3', 'Earth Engine did not let us in',
+           '`earthengine authenticate`', 'key_file=', 'project=', common=EARTH_ENGINE, begins=True),
+  sampling('Earth Engine with a key that is none', '--config.source.key_file={made}/absent.json',
+           'key_file {made}/absent.json is no key of a service account', common=EARTH_ENGINE, begins=True),
   sampling('unknown country code', '--config.points.countries=GER', "Unknown country code 'GER'", 'Did you mean',
            'ISO 3166 alpha-3 codes such as DEU'),
   sampling('bounding box of two numbers', '--config.points.bbox=11,52', "'west,south,east,north' in degrees",

@@ -194,7 +194,9 @@ def describe(folder: pathlib.Path, url: str) -> str:
 
 def _patiently(ask: Any, *arguments: Any, **named: Any) -> Any:
   """Calls a store, again where it is busy or breaks off; what is wrong for good (no file, no right) raises at once."""
-  for_good = tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError, ValueError, TypeError))
+  for_good = tenacity.retry_if_not_exception_type(
+    (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError, TypeError)
+  )
   wait = tenacity.wait_random_exponential(multiplier=0.5, max=30)
   retrying = tenacity.Retrying(retry=for_good, stop=tenacity.stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True)
   return retrying(ask, *arguments, **named)

@@ -169,10 +169,17 @@ def test_attention_starts_as_twice_its_input():
     np.testing.assert_array_equal(inner[total]['__call__'][0], 2 * stage)
 
 
-def test_attention_and_header_say_what_they_need():
+def test_attention_says_what_it_needs():
   from deepsentinel.encoders.attention import SelfAttention
 
   with pytest.raises(ValueError, match='8 channels or more'):
     SelfAttention().init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))
-  with pytest.raises(ValueError, match='8 or more; found 4'):
-    DeconvolutionHeader(5).init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)), train=False)
+
+
+@pytest.mark.parametrize(('features', 'widths'), [(512, [256, 128, 64, 32]), (64, [32, 16, 8, 8]), (8, [8, 8, 8, 8])])
+def test_a_header_keeps_eight_channels(features, widths):
+  header = DeconvolutionHeader(5)
+  shapes = jax.eval_shape(
+    functools.partial(header.init, train=False), jax.random.key(0), jax.ShapeDtypeStruct((1, 2, 2, features), 'float32')
+  )
+  assert [shapes['params'][f'Layer{i}']['Conv1']['kernel'].shape[-1] for i in range(1, 5)] == widths

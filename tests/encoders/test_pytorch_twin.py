@@ -103,9 +103,10 @@ class Up(nn.Module):
 class Header(nn.Module):
   def __init__(self, features, classes):
     super().__init__()
+    widths = [features, *(max(features // 2 ** (i + 1), 8) for i in range(4))]
     for i in range(4):
-      self.add_module(f'Layer{i + 1}', Up(features // 2**i, features // 2 ** (i + 1)))
-    self.Conv1 = nn.Conv2d(features // 16, classes, 1)
+      self.add_module(f'Layer{i + 1}', Up(widths[i], widths[i + 1]))
+    self.Conv1 = nn.Conv2d(widths[4], classes, 1)
 
   def forward(self, x):
     for i in range(4):
