@@ -15,12 +15,13 @@ Gains = dict[Key, Estimate]
 
 def verdict(grid: Grid, runs: Sequence[Run]) -> tables.Verdict:
   """Headline and sentences on the gains over no pretraining, paired over seeds; then the best, and the baselines."""
-  gains = {key: gain for key in grid.runs if (gain := grid.gain(key, METRIC))}
+  gains = {key: gain for key in grid.runs if not grid.is_control(key) and (gain := grid.gain(key, METRIC))}
   test = next(iter(next(iter(grid.runs.values())).values())).test
   patches = tables.counted(int(test.get('test_patches', 0)), 'test patch', 'test patches')
   best = _best(grid, patches)
   if gains:
-    headline, sentences = _headline(gains), [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains), best]
+    by = [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains)]
+    headline, sentences = _headline(gains), [*_controls(grid, gains), *by, best]
   else:
     headline, sentences = best, ['What pretraining adds cannot be said: no run has its like without pretraining.']
   if len({tuple(seeds) for seeds in grid.runs.values()}) > 1:
@@ -88,6 +89,26 @@ def _by_encoder(grid: Grid, gains: Gains) -> list[str]:
       if found:
         place = where.title if several else methods.fraction_words(where.fraction)
         sentences.append(f'{methods.encoder_name(encoder)}, {place}: {_sides(found)}.')
+  return sentences
+
+
+def _controls(grid: Grid, gains: Gains) -> list[str]:
+  """What a variant of no pretraining reaches beside the best pretraining of the same encoder and labels."""
+  sentences = []
+  for key in filter(grid.is_control, grid.runs):
+    pretrained = [other for other in gains if other[:2] == key[:2] and other.encoder == key.encoder]
+    if not pretrained:
+      continue
+    best = max(pretrained, key=lambda other: grid.score(other, METRIC).mean)
+    margin = grid.difference(key, best, METRIC)
+    over = f', {margin.text(signed=True)} over {methods.objective_name(best.objective)}' if margin else ''
+    sentences.append(
+      f'{tables.capital(method_name(key, " with "))}, {methods.fraction_words(key.fraction)}: '
+      f'{grid.score(key, METRIC).text()} %{over}, the best pretraining there at '
+      f'{grid.score(best, METRIC).text()} %.'
+    )
+    if margin and margin.decided and margin.mean > 0:
+      sentences.append('So what pretraining gains there, the same arithmetic spent on the labels gains as well.')
   return sentences
 
 

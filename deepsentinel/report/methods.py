@@ -139,11 +139,19 @@ class Grid:
     places = intervals.of_score([self.resampled[str(run.path)] for run in runs], metric)
     return estimate([_model(run)[metric] for run in runs], places)
 
+  def is_control(self, key: Key) -> bool:
+    """Whether a method is a variant of no pretraining, such as one that spends its arithmetic on the labels."""
+    return key.objective != 'none' and next(iter(self.runs[key].values())).objective == 'none'
+
   def gain(self, key: Key, metric: str) -> Estimate | None:
     """Over the same without pretraining, paired by seed; None for no pretraining, and where no pair was tested."""
-    plain = self.runs.get(key._replace(objective='none'), {})
-    pairs = [(run, plain[seed]) for seed, run in self.runs[key].items() if seed in plain]
-    if key.objective == 'none' or not pairs:
+    return None if key.objective == 'none' else self.difference(key, key._replace(objective='none'), metric)
+
+  def difference(self, key: Key, other: Key, metric: str) -> Estimate | None:
+    """One method minus another, paired by seed; None where no pair was tested."""
+    others = self.runs.get(other, {})
+    pairs = [(run, others[seed]) for seed, run in self.runs[key].items() if seed in others]
+    if not pairs:
       return None
     places = [(self.resampled[str(a.path)], self.resampled[str(b.path)]) for a, b in pairs]
     return estimate([_model(a)[metric] - _model(b)[metric] for a, b in pairs], intervals.of_gain(places, metric))
@@ -190,6 +198,8 @@ def fraction_words(fraction: float) -> str:
 
 def objective_name(objective: str) -> str:
   """'Tile2Vec', 'no pretraining': short, for a chart or a row."""
+  if objective.startswith('none_'):
+    return f'no pretraining, {objective.removeprefix("none_").replace("_", " ")}'
   name = OBJECTIVES.get(objective, objective)
   return name if objective == 'none' else name.removesuffix(' pretraining')
 

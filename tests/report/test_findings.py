@@ -165,6 +165,25 @@ def test_a_variant_is_a_method_of_its_own(folder, tmp_path):
   assert grid.objectives('corine_level1', 1.0) == ['none', 'tile2vec', 'none_total_compute']
   gain = grid.gain(KEY._replace(objective='none_total_compute'), 'weighted_iou')
   assert (gain.mean, gain.seeds, gain.verdict) == (0, 2, 'undecided')
+  # It is a control, not a pretraining: it counts in no comparison, and is set beside the best pretraining.
+  said = findings.verdict(grid, [])
+  assert 'of 4 comparisons' in said.headline
+  margin = grid.difference(
+    KEY._replace(objective='none_total_compute'), KEY._replace(objective='tile2vec'), 'weighted_iou'
+  )
+  assert said.sentences[0].startswith('No pretraining, total compute with ResNet18, all labels: ')
+  assert f'{margin.text(signed=True)} over Tile2Vec, the best pretraining there' in said.sentences[0]
+  assert not any('none_total_compute' in sentence for sentence in said.sentences)
+
+
+def test_a_control_that_beats_pretraining_takes_its_gain_away(folder, monkeypatch):
+  grid, _ = _grid(folder)
+  best, control = KEY._replace(objective='tile2vec'), KEY._replace(objective='none_total_compute')
+  runs = grid.runs | {control: grid.runs[KEY._replace(objective='none')]}
+  monkeypatch.setattr(methods.Grid, 'difference', lambda *_: methods.Estimate(0.07, 0.02, 3))
+  sentences = findings._controls(methods.Grid(runs, (), grid.resampled), {best: methods.Estimate(0.05, 0.01, 3)})
+  assert '+7.0 ± 2.0 over Tile2Vec' in sentences[0]
+  assert sentences[1] == 'So what pretraining gains there, the same arithmetic spent on the labels gains as well.'
 
 
 def test_the_command_of_a_grid_is_one_line(folder):
