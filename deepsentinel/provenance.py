@@ -44,15 +44,30 @@ def versions() -> dict[str, str]:
   return found
 
 
+class replacing:
+  """Context manager: a temporary path beside `path` that takes its place when the block ends without an error."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    self.temporary = path.with_name(f'.{path.name}.partial')  # hidden, and the same after a kill: none pile up
+
+  def __enter__(self) -> pathlib.Path:
+    return self.temporary
+
+  def __exit__(self, kind, *_) -> None:
+    if kind is not None:
+      self.temporary.unlink(missing_ok=True)
+      return
+    with self.temporary.open('rb') as f:
+      os.fsync(f.fileno())
+    self.temporary.replace(self.path)
+
+
 @contextlib.contextmanager
 def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
-  """A file to write under a temporary name, which is renamed once it is all on the disk."""
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('wb') as file:
+  """A file to write, which takes its place once it is all on the disk."""
+  with replacing(path) as temporary, temporary.open('wb') as file:
     yield file
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

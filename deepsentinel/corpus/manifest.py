@@ -6,7 +6,6 @@ Killed between any two of these steps, the next reading gives the same rows.
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from deepsentinel import legend, schema
+from deepsentinel import legend, provenance, schema
 
 FILE = 'manifest.parquet'
 JOURNAL = 'journal.jsonl'
@@ -113,7 +112,7 @@ def journal_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
 def write(folder: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> geopandas.GeoDataFrame:
   """Writes the manifest atomically and removes the journal, whose rows must be among `rows`."""
   table = frame(rows)
-  with replacing(folder / FILE) as temporary:
+  with provenance.replacing(folder / FILE) as temporary:
     table.to_parquet(temporary, compression='zstd')
   (folder / JOURNAL).unlink(missing_ok=True)
   return table
@@ -132,22 +131,3 @@ def append(journal: TextIO, row: Mapping[str, Any]) -> None:
   """One row to the journal, out of this process at once."""
   journal.write(json.dumps(row) + '\n')
   journal.flush()
-
-
-class replacing:
-  """Context manager: a temporary path beside `path` that takes its place when the block ends without an error."""
-
-  def __init__(self, path: pathlib.Path):
-    self.path = path
-    self.temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-
-  def __enter__(self) -> pathlib.Path:
-    return self.temporary
-
-  def __exit__(self, kind, *_) -> None:
-    if kind is not None:
-      self.temporary.unlink(missing_ok=True)
-      return
-    with self.temporary.open('rb') as f:
-      os.fsync(f.fileno())
-    self.temporary.replace(self.path)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import geopandas
 import numpy as np
 
-from deepsentinel import legend, sensors
-from deepsentinel.corpus import card, figures, manifest, splits
+from deepsentinel import legend, provenance, sensors
+from deepsentinel.corpus import card, figures, splits
 
 FILE = 'corpus.html'
 _PATCHES = 96  # whose pixels are looked at
@@ -58,8 +58,8 @@ def write(corpus: card.Corpus, table: geopandas.GeoDataFrame) -> None:
   }  # fmt: skip
   template = importlib.resources.files('deepsentinel.corpus').joinpath('page.html').read_text(encoding='utf-8')
   page = re.sub(r'\{\{ (\w+) \}\}', lambda match: parts[match[1]], template)
-  with manifest.replacing(corpus.path / FILE) as temporary:
-    temporary.write_text(page, encoding='utf-8')
+  with provenance.whole(corpus.path / FILE) as file:
+    file.write(page.encode())
 
 
 def facts(corpus: card.Corpus, done: geopandas.GeoDataFrame) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import geopandas
 import numpy as np
 
+from deepsentinel import provenance
 from deepsentinel.corpus import blocks, card, fetch, figures, manifest, mines, page, points, settings, splits, worker
 from deepsentinel.sources import base
 
@@ -219,5 +220,4 @@ def _write_card(folder: pathlib.Path, shop: worker.Workshop, rows: Mapping[str, 
     'acceptance': found / attempts if attempts else None,
     'complete': bool(rows) and states.get('planned', 0) == 0,
   }
-  with manifest.replacing(folder / card.FILE) as temporary:
-    temporary.write_text(json.dumps(content, indent=1) + '\n')
+  provenance.write_json(folder / card.FILE, content)

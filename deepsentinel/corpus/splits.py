@@ -1,6 +1,5 @@
 """Train, validation and test by blocks of land, so that no test patch has a neighbour in training."""
 
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,10 +64,8 @@ def assign(
     content = np.zeros((len(numbers), counts.shape[1]))
     np.add.at(content, member.reshape(-1), counts)
   rng = np.random.default_rng([seed, _STREAM])
-  orders = (_in_order(rng.permutation(len(numbers)), size, target) for _ in range(1 if content is None else draws))
-  owner = next(orders)
-  if content is not None:
-    owner = min(itertools.chain([owner], orders), key=lambda owner: _unlikeness(owner, size, target, content))
+  drawn = [_in_order(rng.permutation(len(numbers)), size, target) for _ in range(1 if content is None else draws)]
+  owner = drawn[0] if content is None else min(drawn, key=lambda o: _unlikeness(o, size, target, content))
   return np.array(names, object)[owner[member.reshape(-1)]]
 
 

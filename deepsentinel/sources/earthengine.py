@@ -103,8 +103,8 @@ class EarthEngine:
       ee.Initialize(credentials, url=self._url, project=self.project or None, http_transport=self._transport)
     except (ee.EEException, google.auth.exceptions.GoogleAuthError, ConnectionError) as e:
       raise ValueError(
-        f'Earth Engine did not let us in ({_first_line(e)}). Run `earthengine authenticate` or pass key_file=..., and '
-        'pass project=... of a project that is registered for Earth Engine.'
+        f'Earth Engine did not let us in ({remote.first_line(e)}). Run `earthengine authenticate` or pass '
+        'key_file=..., and pass project=... of a project that is registered for Earth Engine.'
       ) from e
     return ee
 
@@ -123,7 +123,7 @@ class EarthEngine:
       hint = ''
       if re.search(r'quota|too many|request rate', str(e), re.IGNORECASE):
         hint = ' Fewer --config.workers ask less at a time; what failed is tried again with --retry_failed.'
-      raise ValueError(f'Earth Engine, {what}: {_first_line(e)}.{hint}') from e
+      raise ValueError(f'Earth Engine, {what}: {remote.first_line(e)}.{hint}') from e
 
   # ------------------------------------------------------------------ catalogue
 
@@ -244,7 +244,3 @@ def _outline(geometry: Mapping[str, Any] | None) -> shapely.Geometry | None:
 
 def _stamp(time: datetime.datetime) -> str:
   return time.astimezone(datetime.UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')

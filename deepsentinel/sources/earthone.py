@@ -109,11 +109,11 @@ class EarthOne:
       return remote.again(self._attempts)(ask)
     except (exceptions.AuthError, exceptions.UnauthorizedError) as e:
       raise ValueError(
-        f'EarthOne did not let us in ({_first_line(e)}). Run `earthone auth login`, or set EARTHONE_CLIENT_ID and '
-        'EARTHONE_CLIENT_SECRET.'
+        f'EarthOne did not let us in ({remote.first_line(e)[:300]}). Run `earthone auth login`, or set '
+        'EARTHONE_CLIENT_ID and EARTHONE_CLIENT_SECRET.'
       ) from e
     except (exceptions.ClientError, exceptions.ServerError, *remote.ERRORS, json.JSONDecodeError) as e:
-      raise ValueError(f'EarthOne, {what}: {_first_line(e)}.') from e
+      raise ValueError(f'EarthOne, {what}: {remote.first_line(e)[:300]}.') from e
 
   def _bands(self, sensor: str) -> dict[str, _Band]:
     """Those asked for, by our names; ValueError names one the product lacks."""
@@ -265,7 +265,3 @@ def _described(band: Any) -> _Band:
     offset = physical[0] - scale * data[0]
   unit = str(getattr(band, 'physical_range_unit', None) or '')
   return _Band(str(band.name), float(scale), float(offset), unit, str(band.data_type or 'UInt16'))
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')[:300]

@@ -6,7 +6,6 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-import httplib2
 import rasterio.abc
 import requests
 import requests.adapters
@@ -29,6 +28,11 @@ class Denied(ValueError):
 def plain(url: str) -> str:
   """A URL without its query, which may hold a token."""
   return urllib.parse.urlsplit(url)._replace(query='', fragment='').geturl()
+
+
+def first_line(error: BaseException) -> str:
+  """What an error says, on its first line, without the full stop: platforms send whole pages."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
 
 
 def retry(attempts: int) -> urllib3.Retry:
@@ -221,8 +225,9 @@ class Transport:
   def request(
     self, uri: str, method: str = 'GET', body: Any = None, headers: Any = None, redirections: Any = None,
     connection_type: Any = None,
-  ) -> tuple[httplib2.Response, bytes]:  # fmt: skip
-    """One reply; ConnectionError where there was none in all attempts."""
+  ) -> tuple[Any, bytes]:  # fmt: skip
+    """One reply, as an httplib2.Response and its body; ConnectionError where there was none in all attempts."""
+    import httplib2  # here: every reader of rasters imports this module, and only Google's clients want it
 
     def ask() -> requests.Response:
       return self.session.request(method, uri, data=body, headers=headers, timeout=self.timeout)

@@ -14,9 +14,8 @@ import rasterio
 import shapely
 
 from configs.corpora import common
-from deepsentinel import corpus
-from deepsentinel.corpus import manifest
 from deepsentinel.sources import base, earthone
+from tests.sources import fetched
 
 pytestmark = pytest.mark.skipif(
   importlib.util.find_spec('earthdaily') is None, reason="EarthOne's client is not installed (earthdaily-earthone)"
@@ -185,15 +184,4 @@ def test_a_corpus_from_a_platform_that_stumbles(server, folder, tmp_path):
   config.source = {'name': 'earthone', 's2_bands': ['B2', 'B4'], 'attempts': 4}
   server.faults = [['/catalog/', 'status:429', 1], ['/catalog/', 'reset', 1], ['/raster/', 'status:500', 1],
                    ['/raster/', 'truncated', 1], ['/raster/', 'status:400', 1]]  # fmt: skip
-  corpus.run(config, tmp_path / 'out')
-  assert list(manifest.read(tmp_path / 'out')['state']).count('failed') == 1
-  corpus.run(config, tmp_path / 'out', retry_failed=True)
-  table = manifest.read(tmp_path / 'out')
-  assert (table['state'] == 'done').all()
-  assert table['id'].is_unique
-  for row in table.itertuples():
-    with rasterio.open(folder / 'red.tif') as file:
-      col, top = ~file.transform @ (row.x0_m, row.y0_m)
-      expected = file.read(1, window=rasterio.windows.Window(round(col), round(top), 32, 32)).astype(int)
-    with rasterio.open(tmp_path / 'out' / 'patches' / f'{row.id}' / 's2.tif') as file:
-      np.testing.assert_array_equal(file.read(2), np.where(expected, expected - 1000, 0))
+  fetched.check(config, tmp_path / 'out', folder / 'red.tif', lambda pixels: np.where(pixels, pixels - 1000, 0))

@@ -13,10 +13,8 @@ import rasterio
 import shapely
 
 from configs.corpora import common
-from deepsentinel import corpus
-from deepsentinel.corpus import manifest
 from deepsentinel.sources import base, remote, stac
-from tests.sources import stac_server
+from tests.sources import fetched, stac_server
 
 DATA = pathlib.Path(os.environ.get('DEEPSENTINEL_DATA', '../shared/data')) / 'stac'
 GRID = base.PatchGrid(32632, 500_000.0, 5_600_000.0, 32, 32)
@@ -158,10 +156,6 @@ def test_a_platform_that_stays_down_is_named(server, fault, message):
 _TOKENS = ['old', 'new']
 
 
-def signed(url: str) -> str:
-  return f'{url}?token={_TOKENS[0]}'
-
-
 def renewed(url: str) -> str:
   """As a signer whose token ran out: the first URL it gives is refused."""
   return f'{url}?token={_TOKENS.pop(0) if len(_TOKENS) > 1 else _TOKENS[0]}'
@@ -292,19 +286,7 @@ def test_a_corpus_through_a_catalogue_that_stumbles(server, folder, tmp_path):
   # No more in a row than there are attempts.
   server.faults = [['^/search', fault, 1] for fault in FAULTS[::2]] + [['^/data/', fault, 1] for fault in FAULTS[1::2]]
   server.faults += [['^/data/vh', 'status:404', 1]]
-  corpus.run(config, tmp_path / 'out')
-  table = manifest.read(tmp_path / 'out')
-  assert list(table['state']).count('failed') == 1
-  assert 'vh.tif is not there (404)' in table['reason'].max()
-  corpus.run(config, tmp_path / 'out', retry_failed=True)
-  table = manifest.read(tmp_path / 'out')
-  assert (table['state'] == 'done').all()
-  assert table['id'].is_unique
+  reason = 'vh.tif is not there (404)'
+  fetched.check(config, tmp_path / 'out', folder / 'red.tif', lambda pixels: pixels - 1000, reason)
   assert all(server.seen[fault] == 1 for fault in FAULTS)
-  for row in table.itertuples():
-    with rasterio.open(folder / 'red.tif') as file:
-      col, top = ~file.transform * (row.x0_m, row.y0_m)
-      expected = file.read(1, window=rasterio.windows.Window(round(col), round(top), 32, 32))
-    with rasterio.open(tmp_path / 'out' / 'patches' / f'{row.id}' / 's2.tif') as file:
-      np.testing.assert_array_equal(file.read(2), expected - 1000)
   assert json.loads((tmp_path / 'out' / 'corpus.json').read_text())['synthetic'] is False
