@@ -69,13 +69,19 @@ def sampled_patch(
   patch_grid = grid.patch_grid(lon, lat, _PATCH_PX.value)
   start = datetime.datetime(2018, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(days=int(rng.integers(0, 353)))
   block = blocks.Block(start, start + datetime.timedelta(days=blocks.BLOCK_DAYS))
-  pair = pairs.draw_pair(source, patch_grid, block, max_gap_days=3, seed=_SEED.value, number=number)
-  if pair is None or pair.s1 is None or pair.s2 is None:
+  outline = patch_grid.outline_lonlat()
+  windows = pairs.windows(source.spec.sensors, block, max_gap_days=3)
+  listed = {sensor: source.search(sensor, outline, *window) for sensor, window in windows.items()}
+  (found,) = pairs.Candidates(listed, max_gap_days=3).pairs([patch_grid])
+  if not found:
     return None
+  pair = pairs.draw(found, seed=_SEED.value, number=number)
   (bounds,) = patch_grid.bounds_in(4326, pad_px=200)
   with tempfile.TemporaryDirectory() as folder:
     path = source.write_corine(pathlib.Path(folder) / 'corine.gpkg', bounds)
     labels = corine.CorineVectors(str(path)).read(patch_grid)
+  assert pair.s2 is not None  # SyntheticEarth has both sensors
+  assert pair.s1 is not None
   optical = source.read(pair.s2, patch_grid, source.spec.s2_bands).values / np.float32(1e4)
   radar = source.read(pair.s1, patch_grid, source.spec.s1_bands).values
   truth = source.landcover(*patch_grid.pixel_centres_lonlat())

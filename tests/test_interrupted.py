@@ -50,9 +50,9 @@ def succeed(*command: object) -> commands.Finished:
   return finished
 
 
-def journal_lines(folder: pathlib.Path) -> int:
+def fetched(folder: pathlib.Path) -> int:
   journal = folder / 'journal.jsonl'
-  return journal.read_text().count('\n') if journal.exists() else 0
+  return journal.read_text().count('"done"') if journal.exists() else 0
 
 
 def assert_same_corpus(a: pathlib.Path, b: pathlib.Path) -> None:
@@ -106,7 +106,7 @@ def trained(training, whole) -> pathlib.Path:
 def test_fetch(sampled, tmp_path):
   command, folder = (*FETCH, f'--out={tmp_path}/corpus'), tmp_path / 'corpus'
   running = commands.Running(*command)
-  running.wait_until(lambda: journal_lines(folder) >= 2)
+  running.wait_until(lambda: fetched(folder) >= 2)
   running.kill()
   half = corpus.Corpus(folder)
   done = list(half.manifest().query('state == "done"')['id'])
@@ -122,7 +122,7 @@ def test_fetch(sampled, tmp_path):
 def test_a_worker_of_the_fetch_dies(sampled, tmp_path):
   command, folder = (*FETCH, f'--out={tmp_path}/corpus'), tmp_path / 'corpus'
   running = commands.Running(*command)
-  running.wait_until(lambda: journal_lines(folder) >= 1)
+  running.wait_until(lambda: fetched(folder) >= 1)
   os.kill(_workers(running.pid)[0], signal.SIGKILL)
   error = running.finish().error
   assert 'A worker process died' in error
@@ -140,7 +140,7 @@ def test_a_worker_of_the_fetch_dies(sampled, tmp_path):
 def test_ctrl_c_in_the_fetch(tmp_path):
   """Which a terminal sends to the whole group: one line, and none from the workers."""
   running = commands.Running(*FETCH, f'--out={tmp_path}/corpus')
-  running.wait_until(lambda: journal_lines(tmp_path / 'corpus') >= 1)
+  running.wait_until(lambda: fetched(tmp_path / 'corpus') >= 1)
   os.killpg(running.pid, signal.SIGINT)
   finished = running.finish()
   assert finished.code == 130

@@ -2,8 +2,9 @@
 
 import dataclasses
 import datetime
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import shapely
@@ -29,6 +30,12 @@ _S2_NAME = re.compile(
 _S1_TYPE_ORDER = ('GRD', 'SLC', 'ETA', 'RAW')
 
 
+@functools.lru_cache(maxsize=1 << 18)
+def _name(sensor: str, scene_id: str) -> re.Match[str] | None:
+  """The parts of a product's name; None where it follows no convention."""
+  return (_S1_NAME if sensor == 'sentinel1' else _S2_NAME).search(scene_id)
+
+
 def _stamp(text: str) -> datetime.datetime:
   return datetime.datetime.strptime(text.upper(), '%Y%m%dT%H%M%S').replace(tzinfo=datetime.UTC)
 
@@ -46,7 +53,7 @@ def deduplicate(scenes: Sequence[base.Scene]) -> list[base.Scene]:
   # The best product of a slice comes first and gives the slice its middle.
   for rank, scene in sorted(((_rank(s), s) for s in scenes), key=lambda pair: (pair[0], pair[1].id)):
     key: tuple
-    if scene.sensor == 'sentinel1' and (name := _S1_NAME.search(scene.id)):
+    if scene.sensor == 'sentinel1' and (name := _name(scene.sensor, scene.id)):
       start, stop = _stamp(name['start']), _stamp(name['stop'])
       middle = start + (stop - start) / 2
       group = (name['mission'].upper(), name['mode'].upper(), name['orbit'])
@@ -56,7 +63,7 @@ def deduplicate(scenes: Sequence[base.Scene]) -> list[base.Scene]:
         middles.append(middle)
         same = middle
       key = (*group, same)
-    elif scene.sensor == 'sentinel2' and (name := _S2_NAME.search(scene.id)) and name['tile']:
+    elif scene.sensor == 'sentinel2' and (name := _name(scene.sensor, scene.id)) and name['tile']:
       key = (name['mission'].upper(), name['time'].upper(), name['orbit'], name['tile'].upper())
     else:
       key = (scene.sensor, scene.id)
@@ -66,18 +73,13 @@ def deduplicate(scenes: Sequence[base.Scene]) -> list[base.Scene]:
 
 def _rank(scene: base.Scene) -> tuple:
   """Smaller is better among products of one acquisition."""
-  if scene.sensor == 'sentinel1' and (name := _S1_NAME.search(scene.id)):
+  if scene.sensor == 'sentinel1' and (name := _name(scene.sensor, scene.id)):
     product = name['type'].upper()
     order = _S1_TYPE_ORDER.index(product) if product in _S1_TYPE_ORDER else len(_S1_TYPE_ORDER)
     return (order, 'COG' in scene.id.upper())
-  if scene.sensor == 'sentinel2' and (name := _S2_NAME.search(scene.id)):
+  if scene.sensor == 'sentinel2' and (name := _name(scene.sensor, scene.id)):
     return (0 if name['level'].upper() == 'L2A' else 1, -int(name['baseline'] or 0))
   return (0, 0)
-
-
-def covers(scene: base.Scene, grid: base.PatchGrid) -> bool:
-  """Whether the scene's footprint holds the whole densified outline of the grid, also across the antimeridian."""
-  return bool(shapely.covers(scene.footprint, base.split_antimeridian(grid.outline_lonlat())))
 
 
 def gap(a: base.Scene, b: base.Scene) -> datetime.timedelta:
@@ -106,51 +108,58 @@ class Pair:
     return gap(self.s2, self.s1) / datetime.timedelta(hours=1)
 
 
-def find_pairs(
-  source: base.ImagerySource, grid: base.PatchGrid, block: blocks.Block, max_gap_days: float
-) -> list[Pair]:
-  """Every pair of scenes that covers the patch: Sentinel-2 within the block, Sentinel-1 within the gap, inclusive.
+def windows(
+  of: Sequence[str], block: blocks.Block, max_gap_days: float
+) -> dict[str, tuple[datetime.datetime, datetime.datetime]]:
+  """When each of the sensors `of` a source is searched for a block: start <= time < end.
 
-  A source of one sensor gives 'pairs' of one scene within the block.
+  The block itself for Sentinel-2, or for the only sensor; for Sentinel-1 the gap more on either side, and a day for
+  sources that know only dates.
   """
-  outline = base.split_antimeridian(grid.outline_lonlat())
-  most = max_gap_days * _DAY
-
-  def covering(sensor: str, start: datetime.datetime, end: datetime.datetime) -> list[base.Scene]:
-    return deduplicate([s for s in source.search(sensor, outline, start, end) if covers(s, grid)])
-
-  if len(source.spec.sensors) == 1:
-    scenes = covering(source.spec.sensors[0], block.start, block.end)
-    return [Pair(s, None) if s.sensor == 'sentinel2' else Pair(None, s) for s in scenes]
-  optical = covering('sentinel2', block.start, block.end)
-  if not optical:
-    return []
-  # A day more on either side for sources that know only dates; `gap` decides.
-  radar = covering('sentinel1', optical[0].time - most - _DAY, optical[-1].time + most + _DAY)
-  return [Pair(s2, s1) for s2 in optical for s1 in radar if gap(s2, s1) <= most]
+  more = max_gap_days * _DAY + _DAY
+  beside = len(of) > 1
+  return {
+    sensor: (block.start - more, block.end + more) if beside and sensor == 'sentinel1' else (block.start, block.end)
+    for sensor in of
+  }
 
 
-def draw_pair(
-  source: base.ImagerySource,
-  grid: base.PatchGrid,
-  block: blocks.Block,
-  *,
-  max_gap_days: float,
-  seed: int,
-  number: int,
-  attempt: int = 0,
-) -> Pair | None:
-  """One of the patch's pairs, each with the same probability; None where there is none.
-
-  The draw depends on (seed, number of the point, attempt) alone.
+class Candidates:
+  """The scenes that the pairs of one block are made of.
 
   Args:
-    source: where scenes are searched.
-    grid: the patch.
-    block: the days the Sentinel-2 scene comes from; Sentinel-1 may lie outside.
+    scenes: sensor -> scenes of its window, in any order.
     max_gap_days: most days between the two timestamps, inclusive.
   """
-  pairs = find_pairs(source, grid, block, max_gap_days)
-  if not pairs:
-    return None
+
+  def __init__(self, scenes: Mapping[str, Sequence[base.Scene]], max_gap_days: float):
+    self._scenes = {sensor: list(found) for sensor, found in scenes.items()}
+    self._trees = {sensor: shapely.STRtree([s.footprint for s in found]) for sensor, found in self._scenes.items()}
+    self._most = max_gap_days * _DAY
+
+  def pairs(self, grids: Sequence[base.PatchGrid]) -> list[list[Pair]]:
+    """Of each patch every pair of scenes that both cover its whole densified outline, in order of (time, id).
+
+    A source of one sensor gives 'pairs' of one scene.
+    """
+    outlines = base.outlines_lonlat(grids)
+    covering = {sensor: self._covering(sensor, outlines) for sensor in self._scenes}
+    if len(covering) == 1:
+      ((sensor, found),) = covering.items()
+      return [[Pair(s, None) if sensor == 'sentinel2' else Pair(None, s) for s in scenes] for scenes in found]
+    return [
+      [Pair(s2, s1) for s2 in optical for s1 in radar if gap(s2, s1) <= self._most]
+      for optical, radar in zip(covering['sentinel2'], covering['sentinel1'], strict=True)
+    ]
+
+  def _covering(self, sensor: str, outlines: np.ndarray) -> list[list[base.Scene]]:
+    which, scene = self._trees[sensor].query(outlines, predicate='covered_by')
+    found: list[list[base.Scene]] = [[] for _ in outlines]
+    for i, k in zip(which.tolist(), scene.tolist(), strict=True):
+      found[i].append(self._scenes[sensor][k])
+    return [deduplicate(scenes) for scenes in found]
+
+
+def draw(pairs: Sequence[Pair], *, seed: int, number: int, attempt: int = 0) -> Pair:
+  """One of a patch's pairs, each with the same probability; (seed, number of the point, attempt) alone decide which."""
   return pairs[int(np.random.default_rng([seed, _STREAM, number, attempt]).integers(len(pairs)))]

@@ -1,4 +1,4 @@
-"""Sampling a corpus from start to end: plan, fetch what is missing, split, describe."""
+"""Sampling a corpus from start to end: plan, pair, fetch what is missing, split, describe."""
 
 import collections
 import contextlib
@@ -15,7 +15,21 @@ import geopandas
 import numpy as np
 
 from deepsentinel import provenance
-from deepsentinel.corpus import blocks, card, fetch, figures, manifest, mines, page, points, settings, splits, worker
+from deepsentinel.corpus import (
+  blocks,
+  card,
+  fetch,
+  figures,
+  manifest,
+  mines,
+  page,
+  pairing,
+  points,
+  settings,
+  splits,
+  worker,
+)
+from deepsentinel.corpus.pool import Pool
 from deepsentinel.sources import base
 
 _ID = re.compile(r'[A-Za-z0-9][\w.\-]*')
@@ -55,16 +69,24 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
     again = ('planned', 'failed') if retry_failed else ('planned',)
     todo = [i for i, row in rows.items() if row['state'] in again]
     if todo:
-      if hasattr(shop.source, 'connect'):
+      if shop.is_remote:
         shop.source.connect()  # a platform that lets no one in would else fail patch by patch
       _write_card(folder, shop, rows)
-      fetch.fetch(chosen, folder, rows, todo)
+      with Pool(chosen['workers']) as pool:
+        if unpaired := [i for i in todo if not shop.is_placed and not _paired(rows[i])]:
+          pairing.pair(shop, folder, rows, unpaired, pool)
+          manifest.write(folder, rows.values())
+        fetch.fetch(shop, folder, rows, [i for i in todo if shop.is_placed or _paired(rows[i])], pool)
     before = [row['split'] for row in rows.values()]
     table = _finish(folder, shop, rows)
     if todo or before != [row['split'] for row in rows.values()] or not (folder / page.FILE).exists():
       figures.draw(card.Corpus(folder), table)
       page.write(card.Corpus(folder), table)
   return card.Corpus(folder)
+
+
+def _paired(row: Mapping[str, Any]) -> bool:
+  return bool(row['s2_scene'] or row['s1_scene'])
 
 
 @contextlib.contextmanager
@@ -199,7 +221,7 @@ def _write_card(folder: pathlib.Path, shop: worker.Workshop, rows: Mapping[str, 
   split = collections.Counter(row['split'] for row in rows.values() if row['state'] == 'done' and row['split'])
   tried = [row for row in rows.values() if row['attempts']]
   attempts = sum(row['attempts'] for row in tried)
-  found = sum(bool(row['s2_scene'] or row['s1_scene']) for row in tried)
+  found = sum(map(_paired, tried))
   s = shop.settings
   content = {
     'name': s['name'],

@@ -1,7 +1,7 @@
 """From a planned manifest row to a fetched one: a pure function of the corpus' settings and the row.
 
-It draws the point and its pair, reads pixels and labels, writes the patch files and returns the row. Rows know nothing
-of each other, so a process pool maps it here and a Beam pipeline can map it elsewhere.
+It reads pixels and labels of a row's scenes, writes the patch files and returns the row. Rows know nothing of each
+other, so a process pool maps it here and a Beam pipeline can map it elsewhere.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import legend, registry
-from deepsentinel.corpus import blocks, grid, pairs, patchfiles, points
+from deepsentinel.corpus import blocks, catalogue, patchfiles, points
 from deepsentinel.sources import base
 
 _LABELS = ('corine', 'osm')
@@ -25,7 +25,6 @@ _FIELD = {'sentinel2': 's2', 'sentinel1': 's1'}
 # SyntheticEarth's vectors are written for each patch with this much land around it, so that polygons that reach into
 # the patch are as large as CORINE's smallest (25 ha) on either side of its edge.
 _VECTOR_MARGIN_M = 1500.0
-_STREAM = 0xDA7E
 
 
 class Unfit(ValueError):
@@ -37,6 +36,7 @@ class Workshop:
 
   def __init__(self, settings: Mapping[str, Any]):
     self.settings = settings
+    self.config_json = json.dumps(settings)
     self.source: Any = registry.build('imagery source', settings['source'])
     self.spec = self.source.spec
     self.blocks = blocks.period_blocks(settings['period']['start'], settings['period']['end'])
@@ -62,6 +62,11 @@ class Workshop:
     return hasattr(self.source, 'places')
 
   @property
+  def is_remote(self) -> bool:
+    """Whether the source answers from a network."""
+    return hasattr(self.source, 'connect')
+
+  @property
   def makes_vectors(self) -> bool:
     return hasattr(self.source, 'write_corine')
 
@@ -80,13 +85,23 @@ def workshop(config_json: str) -> Workshop:
   return Workshop(json.loads(config_json))
 
 
+def search_cell(
+  config_json: str, sensor: str, cell: str, start: datetime.datetime, end: datetime.datetime
+) -> tuple[str, str, list[base.Scene] | str]:
+  """sensor, cell, and its scenes from `start` up to `end`, or the reason why they cannot be had."""
+  try:
+    return sensor, cell, workshop(config_json).source.search(sensor, catalogue.outline(cell), start, end)
+  except Exception as e:  # whatever a platform does, the other cells are asked for
+    return sensor, cell, f'{type(e).__name__}: {e}'
+
+
 def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str, Any]:
   """Fetches one patch.
 
   Args:
     config_json: checked settings, as JSON.
     folder: the corpus folder.
-    row: a manifest row; scenes already named in it are used, else a point and a pair are drawn.
+    row: a manifest row that names its scenes, or a ready-made place of the source.
   Returns:
     The row, state 'done' with checksums, or 'failed' with its reason. Bad data and failing sources do not raise.
   Raises:
@@ -98,11 +113,10 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
     place = shop.places[row['id']] if shop.is_placed else None
     if place is not None:
       patch_grid, scenes = place.grid, dict(place.scenes)
-      _record(out, patch_grid, scenes, shop.source)
-    elif row['s2_scene'] or row['s1_scene']:
-      patch_grid, scenes = _recorded(shop, row)
+      record_pair(out, patch_grid, scenes)
     else:
-      patch_grid, scenes = _drawn(shop, out)
+      patch_grid, scenes = _recorded(shop, pathlib.Path(folder), row)
+    _describe(out, patch_grid, scenes, shop.source)
     arrays = {_FIELD[sensor]: _pixels(shop, scenes, sensor, patch_grid) for sensor in shop.spec.sensors}
     if shop.settings['labelled']:
       arrays |= _labels(shop, place, patch_grid)
@@ -127,47 +141,17 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
   return out | {f'sha256_{field}': digest for field, digest in digests.items()}
 
 
-def _drawn(shop: Workshop, out: dict[str, Any]) -> tuple[base.PatchGrid, dict[str, base.Scene]]:
-  """Draws points until one has a pair in the row's block; of a planned point, blocks until it has a pair in one."""
-  settings, planned = shop.settings, out['scene'] > 0
-  for attempt in range(settings['points']['max_redraws'] + 1):
-    if not planned:
-      point = shop.region.draw(settings['seed'], [out['number']], attempt).iloc[0]
-      out |= {'lon_deg': float(point.lon_deg), 'lat_deg': float(point.lat_deg), 'country': str(point.country)}
-    elif attempt:
-      rng = np.random.default_rng([settings['seed'], _STREAM, out['number'], attempt])
-      out['block'] = blocks.draw_block(shop.blocks, rng)
-    block = shop.blocks[out['block']]
-    out['attempts'] = attempt + 1
-    patch_grid = grid.patch_grid(out['lon_deg'], out['lat_deg'], settings['patch_px'], settings['pixel_m'])
-    pair = pairs.draw_pair(
-      shop.source,
-      patch_grid,
-      block,
-      max_gap_days=settings['max_gap_days'],
-      seed=settings['seed'],
-      number=out['number'],
-      attempt=attempt,
-    )
-    if pair is not None:
-      out['gap_hours'] = pair.gap_hours
-      _record(out, patch_grid, pair.scenes, shop.source)
-      return patch_grid, pair.scenes
-  if planned:
-    raise Unfit(f'no pair of scenes within {settings["max_gap_days"]:g} days in any of {out["attempts"]} blocks')
-  raise Unfit(
-    f'no pair of scenes within {settings["max_gap_days"]:g} days in {block.start:%Y-%m-%d} to {block.end:%Y-%m-%d} '
-    f'at any of {settings["points"]["max_redraws"] + 1} points'
-  )
-
-
-def _record(
-  out: dict[str, Any], patch_grid: base.PatchGrid, scenes: Mapping[str, base.Scene], source: base.ImagerySource
-) -> None:
-  """Writes grid and scenes into the row."""
+def record_pair(out: dict[str, Any], patch_grid: base.PatchGrid, scenes: Mapping[str, base.Scene]) -> None:
+  """Writes the grid into the row, and which scenes it is cut from."""
   out |= {'epsg': patch_grid.epsg, 'x0_m': float(patch_grid.x0_m), 'y0_m': float(patch_grid.y0_m)}
   for sensor, scene in scenes.items():
     out |= {f'{_FIELD[sensor]}_scene': scene.id, f'{_FIELD[sensor]}_time': int(np.floor(scene.time.timestamp()))}
+
+
+def _describe(
+  out: dict[str, Any], patch_grid: base.PatchGrid, scenes: Mapping[str, base.Scene], source: base.ImagerySource
+) -> None:
+  """Writes into the row what the source knows of its scenes."""
   if s2 := scenes.get('sentinel2'):
     out['s2_baseline'] = str(s2.metadata.get('processing_baseline', ''))
     share = source.cloud_share(s2, patch_grid) if hasattr(source, 'cloud_share') else s2.metadata.get('cloud_share')
@@ -183,17 +167,21 @@ def _record(
     }
 
 
-def _recorded(shop: Workshop, row: Mapping[str, Any]) -> tuple[base.PatchGrid, dict[str, base.Scene]]:
-  """The grid and the scenes a row names, found again in the catalogue."""
+def _recorded(
+  shop: Workshop, folder: pathlib.Path, row: Mapping[str, Any]
+) -> tuple[base.PatchGrid, dict[str, base.Scene]]:
+  """The grid and the scenes a row names, from what the catalogue answered before, or found in it again."""
   px = shop.settings['patch_px']
   patch_grid = base.PatchGrid(row['epsg'], row['x0_m'], row['y0_m'], px, px, shop.settings['pixel_m'])
   outline = base.split_antimeridian(patch_grid.outline_lonlat())
   scenes = {}
   for sensor in shop.spec.sensors:
     wanted = row[f'{_FIELD[sensor]}_scene']
-    start = datetime.datetime.fromtimestamp(row[f'{_FIELD[sensor]}_time'], datetime.UTC)
-    found = shop.source.search(sensor, outline, start, start + datetime.timedelta(seconds=1))
-    scene = next((s for s in found if s.id == wanted), None)
+    scene = catalogue.find(folder, sensor, shop.blocks[row['block']], wanted)
+    if scene is None:
+      start = datetime.datetime.fromtimestamp(row[f'{_FIELD[sensor]}_time'], datetime.UTC)
+      found = shop.source.search(sensor, outline, start, start + datetime.timedelta(seconds=1))
+      scene = next((s for s in found if s.id == wanted), None)
     if scene is None:
       raise Unfit(f'{sensor}: the source no longer lists scene {wanted}')
     scenes[sensor] = scene

@@ -178,7 +178,9 @@ def nearest_scene(
     )
 
   def share(scene: base.Scene) -> float:
-    return 1.0 if pairs.covers(scene, grid) else shapely.intersection(scene.footprint, outline).area / outline.area
+    if shapely.covers(scene.footprint, outline):
+      return 1.0
+    return shapely.intersection(scene.footprint, outline).area / outline.area
 
   shares = {s.id: round(share(s), 3) for s in scenes}
   best = min(scenes, key=lambda s: (-shares[s.id], abs(s.time - time), s.id))

@@ -77,7 +77,7 @@ class PatchGrid:
     return shapely.segmentize(box, max(right - left, top - bottom) / points_per_side)
 
   def outline_lonlat(self, points_per_side: int = 21) -> shapely.Polygon:
-    """The densified outline in WGS84, longitudes unwrapped around the grid's centre (it may pass 180 degrees)."""
+    """The densified outline in WGS84, longitudes unwrapped around its first corner (it may pass 180 degrees)."""
     xy = shapely.get_coordinates(self.outline(points_per_side))
     lon, lat = transformer(self.epsg, 4326).transform(xy[:, 0], xy[:, 1])
     centre = lon[0]
@@ -108,6 +108,26 @@ class PatchGrid:
     return PatchGrid(
       self.epsg, self.x0_m + col * self.pixel_m, self.y0_m - row * self.pixel_m, height_px, width_px, self.pixel_m
     )
+
+
+def outlines_lonlat(grids: Sequence[PatchGrid], points_per_side: int = 21) -> np.ndarray:
+  """object [N]: the densified outlines in WGS84, cut at the antimeridian; for many grids at once, in any zones."""
+  out = np.empty(len(grids), object)
+  zones = np.array([grid.epsg for grid in grids])
+  for epsg in np.unique(zones):
+    chosen = np.flatnonzero(zones == epsg)
+    bounds = np.array([grids[i].bounds for i in chosen.tolist()])  # [n, 4]
+    longer = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
+    rings = shapely.segmentize(shapely.box(*bounds.T), longer / points_per_side)
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    lon, lat = transformer(int(epsg), 4326).transform(xy[:, 0], xy[:, 1])
+    first = np.asarray(lon)[np.searchsorted(ring, np.arange(len(chosen)))][ring]  # of each outline, at every vertex
+    lon = first + (np.asarray(lon) - first + 180) % 360 - 180
+    out[chosen] = shapely.set_coordinates(rings, np.column_stack([lon, lat]))
+  west, _, east, _ = shapely.bounds(out).T
+  for i in np.flatnonzero((west < -180) | (east > 180)):
+    out[i] = split_antimeridian(out[i])
+  return out
 
 
 @dataclasses.dataclass(frozen=True)

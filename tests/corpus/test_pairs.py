@@ -18,25 +18,18 @@ BLOCK = blocks.Block(NOON - 12 * HOUR, NOON + 276 * HOUR)
 EVERYWHERE = shapely.box(10, 50, 20, 55)
 
 
-class Catalogue:
-  """A list of scenes as a source."""
-
-  spec = sensors.SensorSpec()
-  synthetic = False
-
-  def __init__(self, *scenes):
-    self.scenes = scenes
-
-  def search(self, sensor, footprint, start, end):
-    return base.scenes_that_meet(self.scenes, sensor, footprint, start, end)
-
-
 def scene(sensor, time, footprint=EVERYWHERE, name='', **metadata):
   return base.Scene(name or f'{sensor}-{time.isoformat()}', sensor, footprint, time, metadata=metadata)
 
 
 def found(*scenes, days=3.0):
-  return pairs.find_pairs(Catalogue(*scenes), GRID, BLOCK, days)
+  return of_patch(GRID, scenes, days)
+
+
+def of_patch(patch, scenes, days=3.0, of=sensors.SENSORS):
+  windows = pairs.windows(of, BLOCK, days)
+  listed = {s: base.scenes_that_meet(scenes, s, shapely.box(-180, -90, 180, 90), *windows[s]) for s in of}
+  return pairs.Candidates(listed, days).pairs([patch])[0]
 
 
 @pytest.mark.parametrize(('hours', 'count'), [(72, 1), (-72, 1), (72.0003, 0), (-72.0003, 0), (0, 1)])
@@ -71,31 +64,26 @@ def test_both_footprints_must_cover_the_whole_outline():
 def test_coverage_across_the_antimeridian():
   patch = grid.patch_grid(179.999, -17.0)
   split = shapely.MultiPolygon([shapely.box(178, -18, 180, -16), shapely.box(-180, -18, -178, -16)])
-  assert pairs.covers(scene('sentinel2', NOON, split), patch)
-  assert not pairs.covers(scene('sentinel2', NOON, shapely.box(178, -18, 180, -16)), patch)
-  source = Catalogue(scene('sentinel2', NOON, split), scene('sentinel1', NOON, split))
-  assert len(pairs.find_pairs(source, patch, BLOCK, 3)) == 1
+  half = shapely.box(178, -18, 180, -16)
+  assert len(of_patch(patch, [scene('sentinel2', NOON, split), scene('sentinel1', NOON, split)])) == 1
+  assert not of_patch(patch, [scene('sentinel2', NOON, half), scene('sentinel1', NOON, split)])
 
 
 def test_every_pair_is_drawn_alike_and_by_number_alone():
   scenes = [scene('sentinel2', NOON + d * 24 * HOUR) for d in (0, 2)] + [scene('sentinel1', NOON + 24 * HOUR)]
-  source = Catalogue(*scenes)
-  draw = [pairs.draw_pair(source, GRID, BLOCK, max_gap_days=3, seed=5, number=i) for i in range(400)]
+  draw = [pairs.draw(found(*scenes), seed=5, number=i) for i in range(400)]
   share = np.mean([p.s2 == scenes[0] for p in draw])
   assert 0.4 < share < 0.6  # four standard deviations
-  again = pairs.draw_pair(source, GRID, BLOCK, max_gap_days=3, seed=5, number=17)
-  assert again == draw[17]
+  assert pairs.draw(found(*scenes), seed=5, number=17) == draw[17]
   assert draw[0].gap_hours == 24
 
 
 def test_no_pair():
-  assert pairs.draw_pair(Catalogue(), GRID, BLOCK, max_gap_days=3, seed=0, number=0) is None
+  assert found() == []
 
 
 def test_a_source_of_one_sensor():
-  source = Catalogue(scene('sentinel2', NOON))
-  source.spec = sensors.SensorSpec(('B4', 'B3'))
-  (pair,) = pairs.find_pairs(source, GRID, BLOCK, 3)
+  (pair,) = of_patch(GRID, [scene('sentinel2', NOON)], of=['sentinel2'])
   assert set(pair.scenes) == {'sentinel2'}
   assert np.isnan(pair.gap_hours)
 

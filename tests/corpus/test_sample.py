@@ -216,12 +216,16 @@ def test_killed_and_started_again_gives_the_same_corpus(tmp_path, sampled, repos
   command = [sys.executable, '-m', 'deepsentinel.corpus', '--config=tests/corpus/tiny_config.py']
   command += [f'--out={tmp_path / "killed"}', '--config.workers=2', '--config.source.delay_s=0.12']
   journal = tmp_path / 'killed' / 'journal.jsonl'
+
+  def done():
+    return journal.read_text().count('"done"') if journal.exists() else 0
+
   for least in (3, 7):  # killed twice, at two depths
     process = subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    start = journal.read_text().count('\n') if journal.exists() else 0
+    start = done()
     while time.monotonic() < deadline and process.poll() is None:
-      if journal.exists() and journal.read_text().count('\n') >= max(least, start + 1):
+      if done() >= max(least, start + 1):
         break
       time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

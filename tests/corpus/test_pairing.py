@@ -1,0 +1,192 @@
+"""Pairs of a whole corpus at once: those that a patient search point by point finds, each question asked once."""
+
+import datetime
+import json
+import shutil
+
+import numpy as np
+import pytest
+import shapely
+
+from deepsentinel import corpus, sensors
+from deepsentinel.corpus import blocks, catalogue, grid, manifest, pairs
+from deepsentinel.sources import base
+from tests import commands
+from tests.corpus import asked_config as asked_config_file
+from tests.corpus.tiny_config import get_config
+
+DAY = datetime.timedelta(days=1)
+START = datetime.datetime(2020, 3, 1, tzinfo=datetime.UTC)
+BLOCK = blocks.Block(START, START + 12 * DAY)
+
+
+def random_scenes(rng: np.random.Generator, lon: float, lat: float, count: int) -> list[base.Scene]:
+  """Tilted quadrilaterals around a place, some across the antimeridian, some known by their date only."""
+  scenes = []
+  for k in range(count):
+    sensor = sensors.SENSORS[k % 2]
+    centre = np.array([lon, lat]) + rng.uniform(-0.6, 0.6, 2)
+    corners = centre + np.array([[-0.5, -0.4], [0.5, -0.5], [0.4, 0.5], [-0.6, 0.4]]) + rng.normal(0, 0.05, (4, 2))
+    time = START + rng.uniform(-4, 16) * DAY
+    metadata = {'date_only': True} if k % 5 == 0 else {}
+    footprint = base.split_antimeridian(shapely.Polygon(corners))
+    scenes.append(base.Scene(f'{sensor}-{k}', sensor, footprint, time, metadata=metadata))
+  return scenes
+
+
+def patiently(scenes, patch, days):
+  """Every pair by every pair."""
+  outline = base.split_antimeridian(patch.outline_lonlat())
+  covering = [s for s in scenes if shapely.covers(s.footprint, outline)]
+  optical = [s for s in covering if s.sensor == 'sentinel2' and BLOCK.start <= s.time < BLOCK.end]
+  radar = [s for s in covering if s.sensor == 'sentinel1']
+  return {(a.id, b.id) for a in optical for b in radar if pairs.gap(a, b) <= days * DAY}
+
+
+@pytest.mark.parametrize('place', [(12.0, 48.0), (179.98, -17.0), (-179.9, 66.0), (6.0, 60.0), (33.0, 0.0)])
+def test_pairs_are_those_of_a_patient_search(place):
+  """At the borders of UTM zones, of hemispheres and of the world."""
+  rng = np.random.default_rng(3)
+  scenes = random_scenes(rng, *place, 120)
+  spots = rng.uniform(-0.3, 0.3, (40, 2)) + place
+  patches = [grid.patch_grid((lon + 180) % 360 - 180, lat) for lon, lat in spots]
+  windows = pairs.windows(sensors.SENSORS, BLOCK, 3)
+  within = {s: [i for i in scenes if i.sensor == s and start <= i.time < end] for s, (start, end) in windows.items()}
+  found = pairs.Candidates(within, 3).pairs(patches)
+  expected = [patiently(scenes, patch, 3) for patch in patches]
+  assert [{(p.s2.id, p.s1.id) for p in of_patch} for of_patch in found] == expected
+  assert sum(map(bool, expected)) > 10
+
+
+def test_outlines_of_many_grids_are_those_of_each():
+  rng = np.random.default_rng(0)
+  places = [(rng.uniform(-180, 180), rng.uniform(-79, 83)) for _ in range(60)] + [(179.995, 10.0), (-179.995, -10.0)]
+  patches = [grid.patch_grid(*place, patch_px=int(rng.integers(16, 600))) for place in places]
+  for patch, outline in zip(patches, base.outlines_lonlat(patches), strict=True):
+    assert outline.equals_exact(base.split_antimeridian(patch.outline_lonlat()), 1e-12)
+
+
+def test_cells():
+  assert catalogue.cell_of(13.4, 52.5) == '+052+012'
+  assert catalogue.cell_of(-0.1, -0.1) == '-002-002'
+  assert catalogue.cell_of(180.0, 84.0) == catalogue.cell_of(-180.0, 84.0) == '+084-180'
+  assert catalogue.cell_of(540 - 1e-9, 0.0) == '+000+178'
+  for cell in ('+052+012', '-002-002', '+084-180'):
+    assert catalogue.cell_of(*catalogue.outline(cell).centroid.coords[0]) == cell
+
+
+def test_a_listing_comes_back_as_it_was(tmp_path):
+  footprint = shapely.MultiPolygon([shapely.box(178, -18, 180, -16), shapely.box(-180, -18, -178, -16.1)])
+  time = datetime.datetime(2020, 3, 2, 10, 20, 30, 123457, tzinfo=datetime.UTC)
+  metadata = {'cloud_share': 0.1, 'hrefs': {'B2': 'https://a/b.tif'}, 'nodata': {'B2': None, 'B3': 0.0}, 'of': 'é'}
+  scene = base.Scene('one', 'sentinel2', footprint, time, 'descending', 22, metadata)
+  listing = catalogue.Listing(tmp_path, 'sentinel2', BLOCK)
+  listing.add('-018+178', [scene])
+  listing.add('-018-180', [scene])  # seen from both cells: one scene
+  listing.add('+000+000', [])
+  listing.write()
+  again = catalogue.Listing(tmp_path, 'sentinel2', BLOCK)
+  assert again.cells == {'-018+178', '-018-180', '+000+000'}
+  assert list(again.scenes.values()) == [scene]
+  assert catalogue.find(tmp_path, 'sentinel2', BLOCK, 'one') == scene
+  assert catalogue.find(tmp_path, 'sentinel2', BLOCK, 'two') is None
+  assert catalogue.find(tmp_path, 'sentinel1', BLOCK, 'one') is None
+
+
+def test_cells_without_scenes_are_remembered(tmp_path):
+  listing = catalogue.Listing(tmp_path, 'sentinel1', BLOCK)
+  listing.add('+000+000', [])
+  listing.write()
+  assert catalogue.Listing(tmp_path, 'sentinel1', BLOCK).cells == {'+000+000'}
+
+
+def test_a_damaged_listing_is_named(tmp_path):
+  listing = catalogue.Listing(tmp_path, 'sentinel2', BLOCK)
+  listing.add('+052+012', [])
+  listing.write()
+  file = tmp_path / 'catalogue' / 'sentinel2' / '2020-03-01.parquet'
+  file.write_bytes(file.read_bytes()[:100])
+  with pytest.raises(ValueError, match=r'2020-03-01.parquet is damaged .*Remove it and run the command again'):
+    catalogue.Listing(tmp_path, 'sentinel2', BLOCK)
+
+
+def asked_config(tmp_path, **arguments):
+  config = asked_config_file.get_config()
+  config.source.update({'log': str(tmp_path / 'log'), **arguments})
+  return config
+
+
+def questions(tmp_path) -> list[str]:
+  return (tmp_path / 'log').read_text().splitlines()
+
+
+@pytest.fixture(scope='module')
+def asked(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('asked')
+  corpus.run(asked_config(folder), folder / 'corpus')
+  return folder
+
+
+def test_each_cell_and_block_is_asked_for_once(asked):
+  lines = questions(asked)
+  assert len(set(lines)) == len(lines)
+  # Half of the points have no pair and are drawn again; then, no search for a patch.
+  table = corpus.Corpus(asked / 'corpus').manifest()
+  assert table['attempts'].max() > 1
+  assert {json.loads(line)[1] for line in lines} == {12, 14}
+
+
+def test_a_source_on_this_machine_gives_the_same(asked, tmp_path):
+  config = get_config()
+  config.source.barren = 14.0
+  here = corpus.run(config, tmp_path / 'corpus').manifest()
+  assert here.equals(corpus.Corpus(asked / 'corpus').manifest())
+  assert not (tmp_path / 'corpus' / 'catalogue').exists()
+
+
+def test_a_manifest_alone_fetches_the_same(asked, tmp_path):
+  """The recipe, handed on: the catalogue is searched for the scenes that it names."""
+  out = tmp_path / 'again'
+  out.mkdir()
+  for name in ('manifest.parquet', 'corpus.json'):
+    shutil.copy(asked / 'corpus' / name, out / name)
+  before = manifest.read(out)
+  again = corpus.run(asked_config(asked), out).manifest()
+  assert again.equals(before)
+  for row in again.itertuples():
+    of_row = [folder / 'patches' / row.id / 's2.tif' for folder in (asked / 'corpus', out)]
+    assert of_row[0].read_bytes() == of_row[1].read_bytes()
+
+
+def test_killed_while_pairing(asked, tmp_path):
+  """Three times; of what was written nothing is asked again, and the corpus is that of an undisturbed run."""
+  out = tmp_path / 'corpus'
+  command = ('deepsentinel.corpus', '--config=tests/corpus/asked_config.py', f'--out={out}')
+  options = (f'--config.source.log={tmp_path}/log', '--config.source.search_s=0.15')
+  journal = out / 'journal.jsonl'
+
+  def paired() -> int:
+    return journal.read_text().count('\n') if journal.exists() else 0
+
+  for least in (2, 4, 6):
+    running = commands.Running(*command, *options)
+    running.wait_until(lambda least=least: paired() >= least)
+    running.kill()
+  assert 6 <= paired() < 12
+  finished = commands.run(*command, *options)
+  assert finished.code == 0, finished.err
+  table = corpus.Corpus(out).manifest()
+  assert table.equals(corpus.Corpus(asked / 'corpus').manifest())
+  # A kill loses at most the block that was at hand.
+  lines = questions(tmp_path)
+  assert len(lines) - len(set(lines)) <= 3 * 4
+
+
+def test_a_platform_that_refuses_a_search(asked, tmp_path):
+  with pytest.raises(ValueError, match='OSError: the door is closed'):
+    corpus.run(asked_config(tmp_path, closed='sentinel1'), tmp_path / 'corpus')
+  table = manifest.read(tmp_path / 'corpus')
+  assert set(table['reason']) == {'OSError: the door is closed'}
+  # The other sensor's answers were kept.
+  kept = sorted((tmp_path / 'corpus' / 'catalogue').rglob('*.parquet'))
+  assert {path.parent.name for path in kept} >= {'sentinel2'}
