@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer
 
 from deepsentinel import commandline, schema, sensors
 from deepsentinel.corpus import card, examples
@@ -59,6 +60,17 @@ def features(spec: sensors.SensorSpec, patch_px: int, labelled: bool) -> tfds.fe
     else:
       entries[column.name] = tfds.features.Scalar(np.dtype(column.dtype).type, doc=column.description)
   return tfds.features.FeaturesDict(entries)
+
+
+class _Serializer(example_serializer.ExampleSerializer):
+  """TFDS's own, with the features of a record in one order: else a protobuf map has another in every process, and a
+  build that was killed and begun again would write other bytes than an undisturbed one."""
+
+  def serialize_example(self, example: Any) -> bytes:
+    return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+
+example_serializer.ExampleSerializer = _Serializer  # TFDS has no argument for it
 
 
 @contextlib.contextmanager

@@ -175,3 +175,32 @@ def test_second_build_of_the_same_version_waits_its_turn(tmp_path):
   ):
     pass
   assert partial.is_dir()
+
+
+_WRITE_ONE = """
+import hashlib
+import numpy as np
+import tensorflow_datasets as tfds
+from deepsentinel import packaging, sensors
+from tensorflow_datasets.core import example_serializer
+
+features = packaging.features(sensors.SensorSpec(), 4, labelled=True)
+record = {}
+for name, feature in features.items():
+  if isinstance(feature, tfds.features.Text):
+    record[name] = 'a'
+  else:
+    record[name] = np.ones(feature.shape, feature.np_dtype)
+serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+print(hashlib.sha256(serializer.serialize_example(features.encode_example(record))).hexdigest())
+"""
+
+
+def test_every_process_writes_the_same_bytes(repository):
+  """Fresh processes: protobuf orders a map by where things lie in memory."""
+  runs = [
+    subprocess.run([sys.executable, '-c', _WRITE_ONE], cwd=repository, capture_output=True, text=True, check=False)
+    for _ in range(2)
+  ]
+  assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
+  assert runs[0].stdout == runs[1].stdout

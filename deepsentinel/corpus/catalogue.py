@@ -56,7 +56,7 @@ class Listing:
     self.scenes: dict[str, base.Scene] = {}
     if self._path is not None and self._path.exists():
       table = _read(self._path)
-      self.cells = set(table.attrs['cells'])
+      self.cells = set(table.attrs.pop('cells'))
       self.scenes = {scene.id: scene for scene in _scenes(table)}
 
   def add(self, cell: str, scenes: Sequence[base.Scene]) -> None:
@@ -102,10 +102,11 @@ def _read(path: pathlib.Path, scene_id: str = '') -> geopandas.GeoDataFrame:
 
 def _scenes(table: geopandas.GeoDataFrame) -> list[base.Scene]:
   times = table['time'].dt.to_pydatetime() if len(table) else ()
+  columns = (table[name].tolist() for name in ('id', 'sensor', 'orbit_pass', 'relative_orbit'))
+  metadata = json.loads(f'[{",".join(table["metadata"])}]')  # in one call: there are tens of thousands
   return [
-    base.Scene(i, sensor, footprint, time.astimezone(datetime.UTC), orbit_pass, int(orbit), json.loads(metadata))
-    for i, sensor, footprint, time, orbit_pass, orbit, metadata in zip(
-      table['id'], table['sensor'], np.asarray(table.geometry), times, table['orbit_pass'], table['relative_orbit'],
-      table['metadata'], strict=True,
+    base.Scene(i, sensor, footprint, time.astimezone(datetime.UTC), orbit_pass, orbit, of_scene)
+    for i, sensor, orbit_pass, orbit, footprint, time, of_scene in zip(
+      *columns, np.asarray(table.geometry), times, metadata, strict=True
     )
-  ]  # fmt: skip
+  ]

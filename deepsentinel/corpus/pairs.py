@@ -37,7 +37,7 @@ def _name(sensor: str, scene_id: str) -> re.Match[str] | None:
 
 
 def _stamp(text: str) -> datetime.datetime:
-  return datetime.datetime.strptime(text.upper(), '%Y%m%dT%H%M%S').replace(tzinfo=datetime.UTC)
+  return datetime.datetime.fromisoformat(f'{text.upper()}+00:00')
 
 
 def deduplicate(scenes: Sequence[base.Scene]) -> list[base.Scene]:

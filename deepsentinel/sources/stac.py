@@ -19,6 +19,7 @@ from deepsentinel.sources import base, raster, remote, scenefiles, sidecar
 # Sentinel-2 as ESA distributes it: reflectance x 10,000, plus 1000 from this processing baseline on.
 PRODUCT_UNIT = 'product'
 _OFFSET_FROM = '04.00'
+_PAGE_ITEMS = 100  # servers' own default is often ten; at several hundred some answers grow too large for their gateway
 
 
 class StacScenes:
@@ -110,8 +111,9 @@ class StacScenes:
 
     def ask() -> list[dict[str, Any]]:
       search = self._api.search(
-        collections=[self._collections[sensor]], intersects=shapely.geometry.mapping(footprint), datetime=[start, end]
-      )
+        collections=[self._collections[sensor]], intersects=shapely.geometry.mapping(footprint), datetime=[start, end],
+        limit=_PAGE_ITEMS,
+      )  # fmt: skip
       return list(search.items_as_dicts())
 
     with self._answering():
