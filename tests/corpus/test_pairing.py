@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ import shapely
 
 from deepsentinel import corpus, sensors
 from deepsentinel.corpus import blocks, catalogue, grid, manifest, pairs
-from deepsentinel.sources import base
+from deepsentinel.sources import base, sidecar
 from tests import commands
 from tests.corpus import asked_config as asked_config_file
 from tests.corpus.tiny_config import get_config
@@ -190,3 +191,36 @@ def test_a_platform_that_refuses_a_search(asked, tmp_path):
   # The other sensor's answers were kept.
   kept = sorted((tmp_path / 'corpus' / 'catalogue').rglob('*.parquet'))
   assert {path.parent.name for path in kept} >= {'sentinel2'}
+
+
+def products_of_2020(real_data) -> list[base.Scene]:
+  """Every acquisition of 2020 over one plot in Lower Saxony, by its product name; TreeSatAI gives no footprints."""
+  h5py = pytest.importorskip('h5py')
+  with h5py.File(real_data / 'timeseries' / 'treesatai_Abies_alba_1_1005_WEFL_NLF.h5') as file:
+    names = [name.decode() for key in ('sen-1-asc', 'sen-1-des', 'sen-2') for name in file[f'{key}-products'][:]]
+  around = shapely.box(8, 51, 10, 53)
+  facts = {name: sidecar.from_name(name) for name in names}
+  return [base.Scene(name, f.sensor, around, f.time, f.orbit_pass, f.relative_orbit) for name, f in facts.items()]
+
+
+def test_a_real_year_of_one_place(real_data):
+  """Sentinel-1 and Sentinel-2 as both passed in 2020: what 72 hours leave of 146 optical and 137 radar images."""
+  scenes = products_of_2020(real_data)
+  patch = grid.patch_grid(9.0, 52.0)
+  # Written out from the names alone, without a word of ours.
+  stamp = {s.id: re.search(r'\d{8}T\d{6}', s.id)[0] for s in scenes}
+  when = {i: np.datetime64(datetime.datetime.strptime(t, '%Y%m%dT%H%M%S'), 's') for i, t in stamp.items()}
+  optical = sorted(t for i, t in when.items() if i.startswith('S2'))
+  radar = np.array(sorted(t for i, t in when.items() if i.startswith('S1')))
+  # Nine slices were processed twice, with a start a second or two apart: one acquisition each.
+  radar = radar[np.diff(radar, prepend=radar[0] - 60) > np.timedelta64(6, 's')]
+  assert len(radar) == 146 - 9
+  hours = np.abs(np.subtract.outer(optical, radar) / np.timedelta64(3600, 's'))
+  found = []
+  for block in blocks.period_blocks('2020-01-01', '2021-01-01'):
+    windows = pairs.windows(sensors.SENSORS, block, 3)
+    within = {s: base.scenes_that_meet(scenes, s, patch.outline_lonlat(), *windows[s]) for s in windows}
+    found += pairs.Candidates(within, 3).pairs([patch])[0]
+  assert len(found) == (hours <= 72).sum() == 328
+  assert sorted(p.gap_hours for p in found) == pytest.approx(np.sort(hours[hours <= 72]))
+  assert len({p.s2.id for p in found}) == (hours <= 72).any(1).sum() == 146
