@@ -118,12 +118,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return Answer(403, b'expired')
     if not path.is_file():
       return Answer(404, b'no such file')
-    content = path.read_bytes()
     match = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or '')
     if not match or not self.server.ranges:
-      return Answer(200, content)
-    first, last = int(match[1]), min(int(match[2] or len(content) - 1), len(content) - 1)
-    return Answer(206, content[first : last + 1], {'Content-Range': f'bytes {first}-{last}/{len(content)}'})
+      return Answer(200, path.read_bytes())
+    size = path.stat().st_size
+    first, last = int(match[1]), min(int(match[2] or size - 1), size - 1)
+    with path.open('rb') as file:
+      file.seek(first)
+      return Answer(206, file.read(last - first + 1), {'Content-Range': f'bytes {first}-{last}/{size}'})
 
   def _send(self, answer: Answer, fault: str = '') -> None:
     self.send_response(answer.status)
