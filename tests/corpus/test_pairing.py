@@ -145,6 +145,13 @@ def test_a_source_on_this_machine_gives_the_same(asked, tmp_path):
   assert not (tmp_path / 'corpus' / 'catalogue').exists()
 
 
+def test_processes_that_search_give_the_same(asked, tmp_path):
+  config = asked_config(tmp_path)
+  config.workers = 2
+  assert corpus.run(config, tmp_path / 'corpus').manifest().equals(corpus.Corpus(asked / 'corpus').manifest())
+  assert sorted(questions(tmp_path)) == sorted(questions(asked))
+
+
 def test_a_manifest_alone_fetches_the_same(asked, tmp_path):
   """The recipe, handed on: the catalogue is searched for the scenes that it names."""
   out = tmp_path / 'again'

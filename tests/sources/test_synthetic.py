@@ -13,7 +13,6 @@ import shapely
 
 from deepsentinel import legend, sensors
 from deepsentinel.corpus import grid as corpus_grid
-from deepsentinel.corpus import pairs
 from deepsentinel.sources import base, synthetic
 
 UTC = datetime.UTC
@@ -35,11 +34,15 @@ def earth():
   return synthetic.SyntheticEarth(0)
 
 
+def covers(scene, grid):
+  return shapely.covers(scene.footprint, base.split_antimeridian(grid.outline_lonlat()))
+
+
 def scene_of(source, sensor, grid, start='2019-07-01', days=24, number=0):
   begin = datetime.datetime.fromisoformat(start).replace(tzinfo=UTC)
   outline = base.split_antimeridian(grid.outline_lonlat())
   found = source.search(sensor, outline, begin, begin + datetime.timedelta(days=days))
-  return [s for s in found if pairs.covers(s, grid)][number]
+  return [s for s in found if covers(s, grid)][number]
 
 
 def clear_reading(source, grid, bands=S2, start='2019-07-01', days=24):
@@ -166,7 +169,7 @@ def test_tiles_of_one_datatake_agree_where_they_overlap(earth):
   outline = grid.outline_lonlat()
   start = datetime.datetime(2019, 7, 1, tzinfo=UTC)
   found = [s for s in earth.search('sentinel2', outline, start, start + datetime.timedelta(days=6))
-           if pairs.covers(s, grid) and s.metadata['epsg'] == 32634]  # fmt: skip
+           if covers(s, grid) and s.metadata['epsg'] == 32634]  # fmt: skip
   first = found[0]
   twin = next(
     s for s in found[1:] if s.relative_orbit == first.relative_orbit and s.metadata['tile'] != first.metadata['tile']
@@ -183,7 +186,7 @@ def test_zones_show_the_same_ground(earth):
   corners = {epsg: base.transformer(4326, epsg).transform(lon, lat) for epsg in (32633, 32634)}
   grids = [base.PatchGrid(epsg, *(round(v / 10) * 10.0 for v in xy), 64, 64) for epsg, xy in corners.items()]
   scene = scene_of(earth, 'sentinel2', grids[0])
-  assert pairs.covers(scene, grids[1])
+  assert covers(scene, grids[1])
   values = [earth.render(scene, g, ('B4', 'B8'), cloud_share=0.0).values.astype(float) for g in grids]
   x, y = base.transformer(32633, 32634).transform(
     *np.meshgrid(grids[0].x0_m + 10 * (np.arange(64) + 0.5), grids[0].y0_m - 10 * (np.arange(64) + 0.5))
@@ -301,7 +304,7 @@ def test_rendering_again_at_a_chosen_share_of_cloud(earth, share):
     np.testing.assert_array_equal(clear, cloudy)
 
 
-@pytest.mark.parametrize('number', [0, 3, 6])
+@pytest.mark.parametrize('number', [0, 6, 12])
 def test_shadows_lie_away_from_the_sun(earth, number):
   grid = corpus_grid.patch_grid(*POLAND, 300)
   scene = scene_of(earth, 'sentinel2', grid, number=number)

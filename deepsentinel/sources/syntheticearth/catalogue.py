@@ -187,17 +187,19 @@ def tile_outline(zone: int, south: bool, column: int, row: int) -> shapely.Polyg
 
 
 def tiles_over(footprint: shapely.Geometry) -> list[tuple[int, bool, int, int]]:
-  """(zone, south, column, row) of tiles that meet a footprint (WGS84); only zones the footprint itself lies in."""
+  """(zone, south, column, row) of the tiles that meet a footprint (WGS84), those of the zones beside its own too."""
   found = set()
   for part in shapely.get_parts(footprint):
     west, bottom, east, top = part.bounds
-    for zone_index in range(math.floor((west + 180) / 6), math.floor((east + 180) / 6) + 1):
+    beside = math.degrees(TILE_M / EARTH_RADIUS_M) / math.cos(math.radians(min(max(abs(bottom), abs(top)), 84.0)))
+    for zone_index in range(math.floor((west - beside + 180) / 6), math.floor((east + beside + 180) / 6) + 1):
       lon0 = zone_index * 6 - 180
       zone = zone_index % 60 + 1
-      w, e = max(west, lon0), min(east, lon0 + 6)
+      w, e = max(west, lon0 - beside), min(east, lon0 + 6 + beside)
       for south in (False, True):
-        low, high = (max(bottom, -84.0), min(top, 0.0)) if south else (max(bottom, 0.0), min(top, 84.0))
-        if low > high or (south and top < -90) or (south and bottom >= 0) or (not south and top < 0):
+        # Tiles reach a little over the equator.
+        low, high = (max(bottom, -84.0), min(top, 0.1)) if south else (max(bottom, -0.1), min(top, 84.0))
+        if low > high or w > e:
           continue
         to_utm = base.transformer(4326, (32700 if south else 32600) + zone)
         sides = np.linspace(0, 1, 5)
@@ -208,8 +210,16 @@ def tiles_over(footprint: shapely.Geometry) -> list[tuple[int, bool, int, int]]:
         x, y = to_utm.transform(lons, lats)
         for column in range(int((min(x) - 9800) // TILE_STEP_M), int(max(x) // TILE_STEP_M) + 1):
           for row in range(int(min(y) // TILE_STEP_M), int((max(y) + 9800) // TILE_STEP_M) + 1):
-            found.add((zone, south, column, row))
+            if _exists(zone, south, column, row):
+              found.add((zone, south, column, row))
   return sorted(found)
+
+
+def _exists(zone: int, south: bool, column: int, row: int) -> bool:
+  """Whether a tile lies at least partly in its own zone and hemisphere."""
+  west, _, east, _ = tile_outline(zone, south, column, row).bounds
+  from_meridian = ((west + east) / 2 - (6 * zone - 183) + 180) % 360 - 180
+  return abs(from_meridian) - (east - west) / 2 <= 3 and (row <= 100 if south else row >= 0)
 
 
 @functools.lru_cache(maxsize=2048)

@@ -249,3 +249,27 @@ def test_polygons_take_the_short_way_around_the_antimeridian():
   joined = catalogue.unwrapped(shapely.MultiPolygon(list(parts)), 179.5)
   assert joined.bounds == (179, 0, 181, 1)
   assert base.split_antimeridian(joined).area == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+  'corner', [(10.0, 52.0), (12.0, 52.0), (-180.0, -18.0), (178.0, 64.0), (32.0, -2.0), (32.0, 0.0)]
+)
+def test_a_scene_that_covers_a_place_is_found_from_there_and_from_afar(corner):
+  """At the borders of zones, of hemispheres and of the world: what one search lists, so does another."""
+  start, end = datetime.datetime(2020, 6, 1, tzinfo=UTC), datetime.datetime(2020, 6, 13, tzinfo=UTC)
+  rng = np.random.default_rng(0)
+  cell = shapely.box(*corner, corner[0] + 2, corner[1] + 2)
+
+  def search(footprint):
+    optical = catalogue.search_sentinel2(footprint, start, end, lambda *_: 0.0)
+    return [*optical, *catalogue.search_sentinel1(footprint, start, end)]
+
+  afar = search(cell)
+  checked = 0
+  for lon, lat in np.concatenate([rng.uniform(0, 2, (8, 2)), [[0.001, 1.0], [1.999, 1.0], [1.0, 0.001]]]) + corner:
+    around = shapely.box(lon - 1e-3, lat - 1e-3, lon + 1e-3, lat + 1e-3)
+    inside = shapely.intersection(around, cell)
+    near = {s.id for s in search(base.split_antimeridian(around)) if shapely.covers(s.footprint, inside)}
+    assert near == {s.id for s in afar if shapely.covers(s.footprint, inside)}
+    checked += len(near)
+  assert checked > 30
