@@ -132,7 +132,9 @@ class CorineVectors:
     bounds = pyogrio.read_info(self.path, layer=layer.name, force_total_bounds=True)['total_bounds']
     if bounds is None or not np.isfinite(bounds).all():
       return shapely.Polygon()
-    west, south, east, north = base.transformer(layer.crs, 4326).transform_bounds(*bounds, densify_pts=21)
+    left, bottom, right, top = bounds
+    to_lonlat = base.transformer(layer.crs, 4326)
+    west, south, east, north = to_lonlat.transform_bounds(left, bottom, right, top, densify_pts=21)
     if west <= east:
       return shapely.box(west, south, east, north)
     return shapely.union(shapely.box(west, south, 180, north), shapely.box(-180, south, east, north))
