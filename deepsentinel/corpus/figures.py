@@ -20,6 +20,7 @@ SPLIT_COLOURS = {
   'shared': '#3b6ea5',
 }
 _SAMPLES = 8
+_LABEL_ROWS = {'CORINE, level 3': 'corine', 'OpenStreetMap': 'osm', 'Land-cover map': 'landcover'}
 _KEYS = 18  # land-cover classes that the key of the sample sheet names
 _LOCATOR_DEG = 25.0  # a narrower map gets a smaller one beside it that shows where it lies
 _SEA, _LAND, _BORDER = '#eaf1f5', '#f7f5ef', '#c4beb2'
@@ -156,8 +157,9 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   chosen = [row for rows in kinds for row in spread(rows, _SAMPLES // len(kinds))]
   arrays = [corpus.read(row.id) for row in chosen]
   sheets = [(row, _pictures(corpus, own)) for row, own in zip(chosen, arrays, strict=True)]
-  # A row that no patch has anything in (a source without OpenStreetMap) is left out.
-  names = [name for name in sheets[0][1] if any(np.ptp(pictures[name]) for _, pictures in sheets)]
+  # A row that no patch has anything in (a source without OpenStreetMap, a map of elsewhere alone) is left out.
+  empty = [name for name, field in _LABEL_ROWS.items() if not any(own[field].any() for own in arrays if field in own)]
+  names = [name for name in sheets[0][1] if name not in empty and any(np.ptp(own[name]) for _, own in sheets)]
   figure = Figure((1.55 * len(sheets) + 0.35, 1.62 * len(names) + 0.55), dpi=140, layout='constrained')
   FigureCanvasAgg(figure)
   axes = figure.subplots(len(names), len(sheets), squeeze=False)
