@@ -73,7 +73,8 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.contrastive.augment.rounds = (1, 10)
 
   config.finetune = ml_collections.ConfigDict()
-  # 'corine_level1' | 'corine_level2' | 'corine_level3' | 'corine_level1_nodata' (the paper's seven) | 'osm' | 'mine'
+  # 'corine_level1' | 'corine_level2' | 'corine_level3' | 'corine_level1_nodata' (the paper's seven) | 'osm' | 'mine' |
+  # 'landcover' (the classes of the data set's own map) | 'landcover_level1' (those, as classes of CORINE level 1)
   config.finetune.target = 'corine_level1'
   config.finetune.duration = duration(epochs=200)
   config.finetune.batch_size = 600

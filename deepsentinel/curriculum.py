@@ -167,7 +167,7 @@ def _label_fraction(own: dict[str, Any], split: records.RecordSet, seed: int, pr
   """Record numbers of a split that `finetune.label_fraction` leaves; nested and stratified by the main class."""
   if own['label_fraction'] == 1:
     return np.arange(len(split))
-  target = legend.target(own['target'])
+  target = legend.target_of(own)
   if target.is_scene:
     dominant = target.lookup[split.table[target.field]]
   else:
@@ -192,6 +192,11 @@ def _open_labelled(directory: pathlib.Path, threads: int, target: legend.Target)
       '`tfds build` with --overwrite.'
     )
   found = {split: records.RecordSet(directory, split, threads) for split in SPLITS}
+  if not target.is_scene and not baselines.has_labels(found['train'], target):
+    raise ValueError(
+      f'No train patch of {directory} has a label of config.finetune.target={target.name!r}. Choose a target that the '
+      f'corpus was labelled for, one of {", ".join(legend.TARGETS)}.'
+    )
   for split, own in found.items() if target.is_scene else ():
     if len(set(own.table[target.field]) - {0}) < 2:
       raise ValueError(
@@ -332,7 +337,7 @@ def prepare_inputs(config: dict[str, Any], data: Data, spec: sensors.SensorSpec,
 
 
 def target_of(config: dict[str, Any]) -> legend.Target:
-  return legend.target(config['finetune']['target'])
+  return legend.target_of(config['finetune'])
 
 
 def strengths(config: dict[str, Any]) -> augment.Curriculum | None:

@@ -180,6 +180,11 @@ def describe(config: ml_collections.ConfigDict, *, classes: int = 0, markdown: b
   settings.check(config.to_dict())
   target = legend.target(config.finetune.target)
   classes = classes or len(target.classes)
+  if not classes:
+    raise ValueError(
+      f'config.finetune.target={target.name!r} predicts the classes of a data set, which the config does not hold. '
+      'Pass --classes with their number.'
+    )
   spec = sensors.SensorSpec(settings.band_list(config.data.bands) or sensors.ALL_BANDS)
   made = tables(
     config.encoder.name, config.encoder.width, len(spec.bands), config.data.crop_px, classes, of_scenes=target.is_scene

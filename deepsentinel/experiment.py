@@ -51,6 +51,7 @@ def run(
   """
   plain = json.loads(json.dumps(config.to_dict()))
   settings.check(plain)
+  plain = settings.with_legend(plain)
   workdir = pathlib.Path(workdir).expanduser()
   report = workdir / 'report.html'
   journal = Journal(workdir, plain)
@@ -304,7 +305,7 @@ def _save_samples(
   """Predictions of whole patches, put together from the same crops that are scored."""
   prepare = jax.jit(functools.partial(curriculum.prepare_inputs(config, data, split.spec, 'finetune'), train=False))
   crop_px, position = config['data']['crop_px'], {int(n): i for i, n in enumerate(numbers)}
-  prediction = np.zeros((len(numbers), split.patch_px, split.patch_px), np.int8)
+  prediction = np.zeros((len(numbers), split.patch_px, split.patch_px), np.int16)
   size = min(config['evaluation']['batch_size'], 8)
   for batch in batches.evaluation_batches(split, batch_size=size, crop_px=crop_px, index=numbers):
     ready = prepare({field: batch[field] for field in ('s2', 's1') if field in batch}, 0)

@@ -5,7 +5,8 @@ Stored label values are indices into these tables; nothing else in the project s
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -172,6 +173,48 @@ OSM_THEMES = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class MapClass:
+  """A class of a land-cover map other than CORINE: WorldCover, the Cropland Data Layer, one's own.
+
+  A record's `landcover` holds the place of a pixel's class in the legend of its data set, from 1; 0 = no label.
+
+  Attributes:
+    name: for people.
+    rgb: display colour.
+    values: the numbers that stand for it in the map.
+    level1: the CORINE level-1 class it belongs to, one of LEVEL1_NAMES; '' where there is none.
+  """
+
+  name: str
+  rgb: tuple[int, int, int]
+  values: tuple[int, ...]
+  level1: str = ''
+
+  def to_dict(self) -> dict[str, Any]:
+    """As a corpus card and a configuration hold it: plain JSON values."""
+    colour = '#{:02x}{:02x}{:02x}'.format(*self.rgb)
+    return {'name': self.name, 'colour': colour, 'values': list(self.values), 'corine_level1': self.level1}
+
+  @classmethod
+  def from_dict(cls, entry: Mapping[str, Any]) -> 'MapClass':
+    red, green, blue = bytes.fromhex(entry['colour'].removeprefix('#'))
+    return cls(entry['name'], (red, green, blue), tuple(entry['values']), entry['corine_level1'])
+
+
+def map_classes(entries: Iterable[Mapping[str, Any]]) -> tuple[MapClass, ...]:
+  """The legend of a land-cover map, from a corpus card (`card['landcover']`) or a configuration."""
+  return tuple(MapClass.from_dict(entry) for entry in entries)
+
+
+def map_level1_lookup(classes: Sequence[MapClass]) -> np.ndarray:
+  """int32 [256]: stored `landcover` to class of CORINE level 1, 0-based; -1 where there is none."""
+  table = np.full(256, -1, np.int32)
+  for index, c in enumerate(classes, start=1):
+    table[index] = LEVEL1_NAMES.index(c.level1) if c.level1 else -1
+  return table
+
+
 # What the record's scalar 'scene' says of a whole patch: stored number - 1 is the class. 0 = unknown.
 SCENES = ('background', 'mine')
 _SCENES_RGB = ((77, 190, 0), (166, 0, 204))
@@ -203,11 +246,20 @@ class Target:
     return self.field == 'scene'
 
 
-TARGETS = ('corine_level1', 'corine_level2', 'corine_level3', 'corine_level1_nodata', 'osm', 'mine')
+# Of the data set's own legend, which a name alone does not tell.
+LANDCOVER_TARGETS = ('landcover', 'landcover_level1')
+TARGETS = (
+  'corine_level1', 'corine_level2', 'corine_level3', 'corine_level1_nodata', 'osm', 'mine', *LANDCOVER_TARGETS,
+)  # fmt: skip
+
+
+def target_of(finetune: Mapping[str, Any]) -> Target:
+  """The target of a configuration's section `finetune`, with the legend of its data set where it has one."""
+  return target(finetune['target'], map_classes(finetune.get('legend', ())))
 
 
 @functools.cache
-def target(name: str) -> Target:
+def target(name: str, classes: tuple[MapClass, ...] = ()) -> Target:
   """A fine-tuning target by name.
 
   'corine_level1_nodata' trains and scores pixels without a label as a class, as the paper's code did by the first digit
@@ -216,6 +268,12 @@ def target(name: str) -> Target:
   'osm' takes of each pixel the theme that a map draws on top, the one with the lowest bit; a pixel of no theme is not
   labelled, since OpenStreetMap leaves much unmapped. 'mine' is a scene: whether the patch is centred on a coal mine.
 
+  'landcover' predicts the classes of the data set's own land-cover map, 'landcover_level1' those of CORINE level 1 that
+  they belong to.
+
+  Args:
+    name: one of TARGETS.
+    classes: the data set's legend, of which the land-cover targets consist; no other target looks at it.
   Raises:
     ValueError: unknown name.
   """
@@ -236,15 +294,14 @@ def target(name: str) -> Target:
     lookup = np.full(256, -1, np.int32)
     lookup[1 : len(SCENES) + 1] = np.arange(len(SCENES))
     return Target(name, 'Coal mines', 'scene', SCENES, np.array(_SCENES_RGB, np.uint8), lookup)
+  if name == 'landcover':
+    lookup = np.where(np.arange(256) <= len(classes), np.arange(256) - 1, -1).astype(np.int32)
+    colours = np.array([c.rgb for c in classes], np.uint8).reshape(-1, 3)
+    return Target(name, 'Land-cover map', 'landcover', tuple(c.name for c in classes), colours, lookup)
+  if name == 'landcover_level1':
+    title = 'CORINE level 1, from the land-cover map'
+    return Target(name, title, 'landcover', level_classes(1), level_colours(1), map_level1_lookup(classes))
   level = int(name[-1])
   return Target(
     name, f'CORINE level {level}', 'corine', level_classes(level), level_colours(level), level_lookup(level)
   )
-
-
-def target_of_classes(classes: Sequence[str]) -> Target:
-  """The target with exactly these classes; ValueError if there is none."""
-  for name in TARGETS:
-    if target(name).classes == tuple(classes):
-      return target(name)
-  raise ValueError(f'No target has the classes {", ".join(classes)}. Known targets: {", ".join(TARGETS)}.')

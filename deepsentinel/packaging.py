@@ -42,10 +42,12 @@ class CorpusConfig(tfds.core.BuilderConfig):
   beam: bool = False
 
 
-def features(spec: sensors.SensorSpec, patch_px: int, labelled: bool) -> tfds.features.FeaturesDict:
+def features(
+  spec: sensors.SensorSpec, patch_px: int, labelled: bool, landcover: bool = False
+) -> tfds.features.FeaturesDict:
   """TFDS features of a record: raw tensors first, then scalars."""
   entries: dict[str, Any] = {}
-  for field in schema.tensor_fields(spec, patch_px, labelled).values():
+  for field in schema.tensor_fields(spec, patch_px, labelled, landcover).values():
     entries[field.name] = tfds.features.Tensor(
       shape=field.shape, dtype=np.dtype(field.dtype).type, encoding=tfds.features.Encoding.BYTES, doc=field.description
     )
@@ -186,7 +188,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     self._check_corpus(corpus)
     self._corpus = corpus
     # TFDS made `info` with the builder; this is its own attribute, replaced before anything is written with it.
-    self.info._features = features(corpus.spec, corpus.patch_px, self.LABELLED)
+    self.info._features = features(corpus.spec, corpus.patch_px, self.LABELLED, bool(corpus.landcover))
     self.info.metadata.update({'card': {**corpus.card, 'labelled': self.LABELLED}})
     self._use_beam = bool(self.builder_config.beam or download_config.beam_options or download_config.beam_runner)
     if self._use_beam:

@@ -32,6 +32,7 @@ _KNOWN: dict[str, dict[str, str]] = {
     'corine': 'deepsentinel.sources.corine:CorineVectors',
     'corine_raster': 'deepsentinel.sources.corine:CorineRaster',
     'openstreetmap': 'deepsentinel.sources.openstreetmap:OpenStreetMap',
+    'raster': 'deepsentinel.sources.labelraster:LabelRaster',
   },
 }
 

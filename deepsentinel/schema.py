@@ -27,8 +27,17 @@ class ScalarField:
   optional: bool = False  # records that were packaged before it was known lack it: they hold `missing`
 
 
-def tensor_fields(spec: sensors.SensorSpec, patch_px: int, labelled: bool) -> dict[str, TensorField]:
-  """Tensors of a record, by name, in the order in which they are written."""
+def tensor_fields(
+  spec: sensors.SensorSpec, patch_px: int, labelled: bool, landcover: bool = False
+) -> dict[str, TensorField]:
+  """Tensors of a record, by name, in the order in which they are written.
+
+  Args:
+    spec: bands.
+    patch_px: edge of a patch.
+    labelled: with label maps.
+    landcover: whether a map of the data set's own legend is among them.
+  """
   fields = []
   if spec.s2_bands:
     shape: tuple[int, ...] = (patch_px, patch_px, len(spec.s2_bands))
@@ -40,6 +49,9 @@ def tensor_fields(spec: sensors.SensorSpec, patch_px: int, labelled: bool) -> di
     shape = (patch_px, patch_px)
     fields.append(TensorField('corine', shape, 'uint8', 0, 'CORINE 2018 level-3 index, 1 to 44 (legend.CORINE)'))
     fields.append(TensorField('osm', shape, 'uint16', 0, 'OpenStreetMap themes, one bit each (legend.OSM_THEMES)'))
+    if landcover:
+      what = "class of the data set's land-cover map: place in the legend of its card, from 1"
+      fields.append(TensorField('landcover', shape, 'uint8', 0, what))
   return {f.name: f for f in fields}
 
 

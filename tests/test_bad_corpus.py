@@ -5,7 +5,9 @@ import pathlib
 import shutil
 
 import geopandas
+import numpy as np
 import pytest
+import rasterio
 import shapely
 
 from tests import broken_inputs, commands, tiny_records, trials
@@ -59,12 +61,27 @@ TRIALS = [
   sampling('no patches', '--config.patches=0', 'patches is 0', 'needs 1 or more'),
   sampling('patch of no pixels', '--config.patch_px=-1', 'patch_px is -1; allowed: 1 and above'),
   sampling('split shares above 1', '--config.split.train=0.9', 'must add up to 1; found [0.9, 0.2, 0.1]'),
-  sampling('labelled without labels', '--config.labelled=True', 'state labels.corine.path', 'labelled=False',
-           common=TINY),
+  sampling('labelled without labels', '--config.labelled=True', 'state labels.corine.path',
+           'labels.landcover.path', 'labelled=False', common=TINY),
   sampling('CORINE file that is not there', '--config.labelled=True --config.labels.corine.path={made}/absent.gpkg',
            '{made}/absent.gpkg'),
   sampling('OpenStreetMap file that is not there', '--config.labelled=True --config.labels.osm.path={made}/absent.pbf',
            '{made}/absent.pbf'),
+  sampling('land-cover map that is not there', '--config.labelled=True '
+           '--config.labels.landcover.path={made}/absent.tif', 'Label raster not found: {made}/absent.tif', 'path=',
+           common=TINY),
+  sampling('land-cover map without a legend', '--config.labelled=True --config.labels.landcover.path={made}/map.tif',
+           '{made}/map.tif has no names of classes in itself', 'legend=', common=TINY),
+  sampling('unknown legend', '--config.labelled=True --config.labels.landcover.path={made}/map.tif '
+           '--config.labels.landcover.legend=worldcovr', "Legend 'worldcovr' is neither a file nor a ready legend",
+           'cdl, worldcover', common=TINY),
+  sampling('legend with a value twice', '--config.labelled=True --config.labels.landcover.path={made}/map.tif '
+           '--config.labels.landcover.legend={made}/twice.csv', '{made}/twice.csv, line 3: value 1 is there twice',
+           'Keep one', common=TINY),
+  sampling('legend that lacks a number of the map', '--config.labelled=True '
+           '--config.labels.landcover.path={made}/map.tif --config.labels.landcover.legend=worldcover',
+           'Not one of 3 patches', '{made}/map.tif holds 7, which the legend lacks (worldcover)', 'Add a line for it',
+           common=TINY, begins=True),
   sampling('all-nodata patches', '--config.source.dark=1.0', 'Not one of 3 patches could be fetched',
            'of 3: sentinel2: all pixels are nodata', '--retry_failed', common=TINY, begins=True),
   sampling('source that does not answer', '--config.source.broken=1.0', 'Not one of 3 patches', 'of 3: '
@@ -140,6 +157,10 @@ def made(tmp_path_factory):
   geopandas.GeoDataFrame(geometry=[mine], crs=4326).to_file(folder / 'mines.geojson')
   geopandas.GeoDataFrame(geometry=[point], crs=4326).to_file(folder / 'points.geojson')
   geopandas.GeoDataFrame(geometry=[mine]).to_parquet(folder / 'no_crs.parquet')
+  profile = {'driver': 'GTiff', 'height': 4, 'width': 4, 'count': 1, 'dtype': 'uint8', 'crs': 4326}
+  with rasterio.open(folder / 'map.tif', 'w', transform=rasterio.Affine(1, 0, 12, 0, -1, 54), **profile) as file:
+    file.write(np.full((1, 4, 4), 7, np.uint8))
+  (folder / 'twice.csv').write_text('value,name,colour\n1,a,#00ff00\n1,b,#0000ff\n')
   return folder
 
 

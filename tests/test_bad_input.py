@@ -90,6 +90,8 @@ TRIALS = [
            'Restore this file'),
   training('unlabelled records given as labelled', '--config.data.labelled={made}/unlabelled',
            '{made}/unlabelled, whose records hold no labels', 'tfds_builders/deepsentinel_labelled'),
+  training('target of a map that the records lack', '--config.finetune.target=landcover', "target='landcover' needs a "
+           'land-cover map', '--config.labels.landcover.path', 'another target'),
   training('empty test split', '--config.data.labelled={made}/no_test_split',
            'no patch in split test (splits: train, validation)', '--config.split.block_km'),
   training('crop larger than the patch', '--config.data.crop_px=64', 'crop_px=64 does not fit the patches of 32 px',

@@ -47,12 +47,19 @@ def test_the_papers_level_0_is_explained():
     legend.level_classes(0)
 
 
+CLASSES = (
+  legend.MapClass('Trees', (0, 100, 0), (10,), 'natural'),
+  legend.MapClass('Rice', (0, 168, 229), (3, 4), 'agriculture'),
+  legend.MapClass('Unknown', (1, 2, 3), (9,)),
+)
+
+
 def test_targets():
   for name in legend.TARGETS:
-    target = legend.target(name)
-    unseen = int(name == 'corine_level1_nodata')  # 999 and 0 are one stored value
+    target = legend.target(name, CLASSES)
+    # 999 and 0 are one stored value; of level 1 these three classes know two.
+    unseen = {'corine_level1_nodata': 1, 'landcover_level1': 2}.get(name, 0)
     assert len(target.classes) == len(target.colours) == target.lookup.max() + 1 + unseen
-    assert legend.target_of_classes(target.classes) is target
   paper = legend.target('corine_level1_nodata')
   assert paper.lookup[[0, 1, 44, 45]].tolist() == [0, 1, 5, -1]
   osm = legend.target('osm')
@@ -60,8 +67,20 @@ def test_targets():
   assert osm.lookup[[0, 1 | 1 << 7, 1 << 14, 1 << 15]].tolist() == [-1, 0, 14, -1]
   with pytest.raises(ValueError, match=r"Unknown finetune.target 'corine'. Known: corine_level1"):
     legend.target('corine')
-  with pytest.raises(ValueError, match='No target has the classes a, b'):
-    legend.target_of_classes(['a', 'b'])
+
+
+def test_targets_of_a_data_sets_own_legend():
+  section = {'legend': [c.to_dict() for c in CLASSES]}
+  own = legend.target_of({'target': 'landcover', **section})
+  assert own.classes == ('Trees', 'Rice', 'Unknown')
+  assert own.colours.tolist() == [[0, 100, 0], [0, 168, 229], [1, 2, 3]]
+  assert own.lookup[[0, 1, 2, 3, 4, 255]].tolist() == [-1, 0, 1, 2, -1, -1]
+  level1 = legend.target_of({'target': 'landcover_level1', **section})
+  assert level1.classes == legend.LEVEL1_NAMES
+  # natural is the third of level 1, agriculture the second; a class without one is not labelled.
+  assert level1.lookup[[0, 1, 2, 3, 4]].tolist() == [-1, 2, 1, -1, -1]
+  assert own.field == level1.field == 'landcover'
+  assert legend.target_of({'target': 'osm', **section}).classes == legend.target('osm').classes
 
 
 def test_osm_themes_have_a_bit_of_their_own():

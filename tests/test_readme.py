@@ -14,6 +14,7 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+import rasterio.warp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -56,6 +57,8 @@ SAYS = {
 # tests/test_slurm.py, which brings a Slurm up for them.
 ELSEWHERE = {'make test', 'DEEPSENTINEL_DATA=DIR make real-data'}
 SLURM = 'Use a cluster with Slurm'
+# Lines with a placeholder, each run by a test of its own.
+PLACEHOLDERS = ('--s1=S1.tif', 'WORLDCOVER_TILES')
 
 
 def commands() -> list[str]:
@@ -170,11 +173,34 @@ def test_scene_of_ones_own(quickstart):
     assert np.isfinite(embedding.read()).all()
 
 
+@pytest.mark.slow
+def test_a_map_of_ones_own(tmp_path):
+  """The line with a placeholder: tiles over the box, the western half cropland; the pixels without a network."""
+  (tmp_path / 'tiles').mkdir()
+  profile = {'driver': 'GTiff', 'width': 150, 'height': 400, 'count': 1, 'dtype': 'uint8', 'crs': 4326, 'nodata': 0}
+  for west, value in ((10, 40), (25, 10)):
+    transform = rasterio.Affine(0.1, 0, west, 0, -0.1, 5)
+    with rasterio.open(tmp_path / 'tiles' / f'E{west}_Map.tif', 'w', transform=transform, **profile) as file:
+      file.write(np.full((1, 400, 150), value, np.uint8))
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  (line,) = [line for line in commands() if 'WORLDCOVER_TILES' in line]
+  line = line.replace(':planetary_computer', '').replace('WORLDCOVER_TILES', 'tiles')
+  run([*shlex.split(line), '--config.patches=4', '--config.patch_px=32'], tmp_path)
+  seen = set()
+  for path in (tmp_path / 'corpora' / 'africa' / 'patches').glob('*/landcover.tif'):
+    with rasterio.open(path) as file:
+      values = set(np.unique(file.read()))
+      (lon,), _ = rasterio.warp.transform(file.crs, 4326, [file.bounds.left], [file.bounds.top])
+    assert values == ({4} if lon < 25 else {1})  # places of Cropland and Tree cover in WorldCover's legend
+    seen |= values
+  assert seen == {1, 4}
+
+
 def test_every_command_is_run():
   """A line added to the README is of a kind that runs here, or is named as run elsewhere."""
   sections = {line for title in re.findall(r'^### (.*)$', README, re.MULTILINE) for line in typed(title)}
   known = {'make quickstart', 'source .venv/bin/activate', *ELSEWHERE, *sections}
-  assert [line for line in commands() if line not in known and '--s1=S1.tif' not in line] == []
+  assert [line for line in commands() if line not in known and not any(p in line for p in PLACEHOLDERS)] == []
   assert set(SAYS) == {program(shlex.split(line)) for line in sections - set(typed(SLURM))}
 
 

@@ -183,7 +183,7 @@ def prepare(
   card = json.loads((corpus / 'corpus.json').read_text())
   labelled = card['labelled'] if labelled is None else labelled
   builder = 'deepsentinel_labelled' if labelled else 'deepsentinel_unlabelled'
-  builder = 'deepsentinel_mines' if 'mines' in card['config'] else builder
+  builder = 'deepsentinel_mines' if card['config'].get('mines', {}).get('polygons') else builder
   data_dir = pathlib.Path(data_dir or corpus / 'tfds')
   result = tfds_build(builder, f'--data_dir={data_dir}', '--config=custom', f'--manual_dir={corpus}', *flags)
   if result.returncode:

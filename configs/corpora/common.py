@@ -31,7 +31,7 @@ def get_config(platform: str = 'synthetic') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.name = 'common'
   config.seed = 0  # of points, blocks, pairs and splits; each point has its own random stream
-  config.labelled = False  # with CORINE and OpenStreetMap maps, and a train/validation/test split
+  config.labelled = False  # with label maps (CORINE, OpenStreetMap, another) and a train/validation/test split
   config.patches = 1000  # 0: every patch of a source that is itself a set of patches, every mine
   config.patch_px = 256
   config.pixel_m = 10.0
@@ -45,6 +45,9 @@ def get_config(platform: str = 'synthetic') -> ml_collections.ConfigDict:
   config.labels = ml_collections.ConfigDict()
   config.labels.corine = ml_collections.ConfigDict({'name': 'corine', 'path': '', 'layer': ''})
   config.labels.osm = ml_collections.ConfigDict({'name': 'openstreetmap', 'path': '', 'index_dir': ''})
+  # Any other map of classes, for places that CORINE does not cover: a GeoTIFF, a folder of tiles or a pattern; and its
+  # legend: 'worldcover', 'cdl', a CSV file (value,name,colour[,corine_level1]), or '' for one in the raster itself.
+  config.labels.landcover = ml_collections.ConfigDict({'name': 'raster', 'path': '', 'legend': ''})
 
   config.points = ml_collections.ConfigDict()
   config.points.countries = ''  # ISO 3166 alpha-3 codes or EU27_GB, by commas; '' all land but Antarctica

@@ -5,7 +5,7 @@ python -m deepsentinel.corpus --config=configs/corpora/demo_labelled.py --out=co
 The same command goes on where a killed one stopped, fetches anew what is gone or damaged, and says so when nothing is
 left to do. Any setting of the config can be given on the command line, e.g. --config.patches=20 --config.workers=4;
 configs/corpora/common.py explains each. In the folder: manifest.parquet (GeoParquet, a row per patch),
-patches/ID/{s2,s1,corine,osm}.tif, corpus.json, and for the eye corpus.html, points.png, samples.png.
+patches/ID/{s2,s1,corine,osm,landcover}.tif, corpus.json, and for the eye corpus.html, points.png, samples.png.
 
 python -m deepsentinel.corpus publish corpora/demo_labelled gs://BUCKET/demo_labelled
 

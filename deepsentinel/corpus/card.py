@@ -9,7 +9,7 @@ from typing import Any
 import geopandas
 import numpy as np
 
-from deepsentinel import sensors
+from deepsentinel import legend, sensors
 from deepsentinel.corpus import manifest, patchfiles
 
 FILE = 'corpus.json'
@@ -22,7 +22,8 @@ class Corpus:
     path: the folder.
     card: corpus.json.
     spec: the sensor contract of its pixels.
-    labelled: whether patches carry CORINE and OpenStreetMap maps.
+    labelled: whether patches carry label maps.
+    landcover: the legend of their land-cover map; empty where they have none.
     patch_px: side of a patch, pixels.
     synthetic: whether the pixels come from SyntheticEarth.
     mines: whether its patches are of mines and of background.
@@ -43,6 +44,7 @@ class Corpus:
       raise ValueError(f'{self.path / FILE} is damaged ({e}). Restore it, or sample into another folder.') from e
     self.spec = sensors.SensorSpec.from_dict(self.card['spec'])
     self.labelled: bool = self.card['labelled']
+    self.landcover = legend.map_classes(self.card.get('landcover', ()))
     self.patch_px: int = self.card['patch_px']
     self.synthetic: bool = self.card['synthetic']
     self.mines = bool(self.card['config'].get('mines', {}).get('polygons'))
@@ -58,15 +60,16 @@ class Corpus:
     Args:
       patch_id: `id` of a row whose state is 'done'.
     Returns:
-      's2' uint16 [H, W, C], 's1' int16 [H, W, C], and 'corine' uint8 [H, W], 'osm' uint16 [H, W] where labelled.
+      's2' uint16 [H, W, C], 's1' int16 [H, W, C]; where labelled 'corine' uint8 [H, W], 'osm' uint16 [H, W] and, with
+      a land-cover map, 'landcover' uint8 [H, W].
     Raises:
       ValueError: no such row, or a file that is gone or is not the one that was fetched.
     """
     if self._digests is None:
       done = self.manifest().query('state == "done"')
-      columns = [f'sha256_{field}' for field in manifest.FIELDS]
-      rows = zip(done['id'], done[columns].to_numpy(), strict=True)
-      self._digests = {i: dict(zip(manifest.FIELDS, row, strict=True)) for i, row in rows}
+      fields = [field for field in manifest.FIELDS if f'sha256_{field}' in done]
+      rows = zip(done['id'], done[[f'sha256_{field}' for field in fields]].to_numpy(), strict=True)
+      self._digests = {i: dict(zip(fields, row, strict=True)) for i, row in rows}
     if patch_id not in self._digests:
       raise ValueError(f'{self.path}: the manifest has no fetched patch {patch_id!r}.')
     return {field: self._read(patch_id, field, sha) for field, sha in self._digests[patch_id].items() if sha}

@@ -74,7 +74,7 @@ def example(patch_id: str, corpus_dir: str | os.PathLike, labelled: bool) -> dic
   corpus, rows = _open(corpus_dir, (pathlib.Path(corpus_dir) / 'manifest.parquet').stat().st_mtime_ns)
   arrays = corpus.read(patch_id)
   record: dict[str, Any] = {}
-  for field in schema.tensor_fields(corpus.spec, corpus.patch_px, labelled).values():
+  for field in schema.tensor_fields(corpus.spec, corpus.patch_px, labelled, bool(corpus.landcover)).values():
     array = arrays.get(field.name)
     found = 'nothing' if array is None else f'{array.dtype} {array.shape}'
     if array is None or array.shape != field.shape or array.dtype != np.dtype(field.dtype):

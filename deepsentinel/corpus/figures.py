@@ -20,6 +20,8 @@ SPLIT_COLOURS = {
   'shared': '#3b6ea5',
 }
 _SAMPLES = 8
+_LABEL_ROWS = {'CORINE, level 3': 'corine', 'OpenStreetMap': 'osm', 'Land-cover map': 'landcover'}
+_KEYS = 18  # land-cover classes that the key of the sample sheet names
 _LOCATOR_DEG = 25.0  # a narrower map gets a smaller one beside it that shows where it lies
 _SEA, _LAND, _BORDER = '#eaf1f5', '#f7f5ef', '#c4beb2'
 
@@ -153,9 +155,11 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   done = done.sort_values('s2_cloud_share', kind='stable')
   kinds = [done[done['scene'] == k] for k in (2, 1)] if corpus.mines else [done]
   chosen = [row for rows in kinds for row in spread(rows, _SAMPLES // len(kinds))]
-  sheets = [(row, _pictures(corpus, corpus.read(row.id))) for row in chosen]
-  # A row that no patch has anything in (a source without OpenStreetMap) is left out.
-  names = [name for name in sheets[0][1] if any(np.ptp(pictures[name]) for _, pictures in sheets)]
+  arrays = [corpus.read(row.id) for row in chosen]
+  sheets = [(row, _pictures(corpus, own)) for row, own in zip(chosen, arrays, strict=True)]
+  # A row that no patch has anything in (a source without OpenStreetMap, a map of elsewhere alone) is left out.
+  empty = [name for name, field in _LABEL_ROWS.items() if not any(own[field].any() for own in arrays if field in own)]
+  names = [name for name in sheets[0][1] if name not in empty and any(np.ptp(own[name]) for _, own in sheets)]
   figure = Figure((1.55 * len(sheets) + 0.35, 1.62 * len(names) + 0.55), dpi=140, layout='constrained')
   FigureCanvasAgg(figure)
   axes = figure.subplots(len(names), len(sheets), squeeze=False)
@@ -172,7 +176,19 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
     cloud = '' if np.isnan(row.s2_cloud_share) else f'\ncloud {100 * row.s2_cloud_share:.0f} %'
     scene = f'{legend.SCENES[row.scene - 1]}\n' if corpus.mines else ''
     axes[0, column].set_title(f'{scene}{when}{cloud}', fontsize=7)
+  if corpus.landcover:
+    _draw_key(figure, corpus, np.concatenate([own['landcover'].ravel() for own in arrays]))
   figure.savefig(path)
+
+
+def _draw_key(figure, corpus: card.Corpus, stored: np.ndarray) -> None:
+  """Names and colours of the land-cover classes that cover most of the sheet, below it."""
+  from matplotlib.patches import Patch
+
+  counts = np.bincount(stored, minlength=len(corpus.landcover) + 1)[1:]
+  order = [i for i in np.argsort(-counts, kind='stable')[:_KEYS] if counts[i]]
+  handles = [Patch(color=np.array(corpus.landcover[i].rgb) / 255, label=corpus.landcover[i].name) for i in order]
+  figure.legend(handles=handles, loc='outside lower center', ncols=6, fontsize=7, frameon=False)
 
 
 def spread(rows: geopandas.GeoDataFrame, count: int) -> list[Any]:
@@ -195,4 +211,7 @@ def _pictures(corpus: card.Corpus, arrays: dict[str, np.ndarray]) -> dict[str, n
     corine = legend.target('corine_level3')
     pictures['CORINE, level 3'] = composites.classes(corine.lookup[arrays['corine']], corine)
     pictures['OpenStreetMap'] = osm_picture(arrays['osm'])
+  if 'landcover' in arrays:
+    landcover = legend.target('landcover', corpus.landcover)
+    pictures['Land-cover map'] = composites.classes(landcover.lookup[arrays['landcover']], landcover)
   return pictures

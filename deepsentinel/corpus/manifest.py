@@ -20,7 +20,7 @@ from deepsentinel import legend, provenance, schema
 FILE = 'manifest.parquet'
 JOURNAL = 'journal.jsonl'
 STATES = ('planned', 'done', 'failed')
-FIELDS = ('s2', 's1', 'corine', 'osm')
+FIELDS = ('s2', 's1', 'corine', 'osm', 'landcover')
 _DTYPES = {'string': 'object'}
 
 # What a row holds beyond schema.SCALARS: name -> (dtype, missing value).
@@ -33,9 +33,11 @@ COLUMNS: dict[str, tuple[str, Any]] = {
   'reason': ('object', ''),  # why it failed
   'split': ('object', ''),
   'gap_hours': ('float64', float('nan')),  # between the two acquisitions
-  **{f'sha256_{name}': ('object', '') for name in FIELDS},
+  **{f'sha256_{name}': ('object', '') for name in FIELDS if name != 'landcover'},
   **{f'{name}_px': ('int32', 0) for name in legend.LEVEL1_NAMES},  # CORINE level-1 pixels of a labelled patch
 }
+# Of a corpus with a land-cover map alone.
+OPTIONAL: dict[str, tuple[str, Any]] = {'sha256_landcover': ('object', '')}
 
 
 def blank_row() -> dict[str, Any]:
@@ -45,9 +47,13 @@ def blank_row() -> dict[str, Any]:
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> geopandas.GeoDataFrame:
   """Rows as a GeoDataFrame in order of `number`, every column there and of its dtype; geometry is the centre."""
-  blank = blank_row()
+  rows = list(rows)
+  optional = {name: kind for name, kind in OPTIONAL.items() if any(name in row for row in rows)}
+  blank = blank_row() | {name: missing for name, (_, missing) in optional.items()}
   rows = sorted((blank | dict(row) for row in rows), key=lambda row: row['number'])
-  types = {s.name: _DTYPES.get(s.dtype, s.dtype) for s in schema.SCALARS} | {n: d for n, (d, _) in COLUMNS.items()}
+  types = {s.name: _DTYPES.get(s.dtype, s.dtype) for s in schema.SCALARS} | {
+    n: d for n, (d, _) in (COLUMNS | optional).items()
+  }
   columns = {name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in types.items()}
   table = pd.DataFrame(columns)
   located = np.isfinite(table['lon_deg'].to_numpy())

@@ -17,6 +17,7 @@ from deepsentinel.corpus import card, figures, splits
 
 FILE = 'corpus.html'
 _PATCHES = 96  # whose pixels are looked at
+_LABEL_PATCHES = 12  # whose labels are looked at
 _PIXELS = 64  # rows and columns of each, evenly spread
 _INK, _BLUE, _ORANGE, _GREY = '#1B2430', '#0072B2', '#D55E00', '#9AA3AF'
 # Means and standard deviations that SSL4EO-S12 1.0 gives for its 50,000 patches over the world, at most 20 % of a scene
@@ -71,7 +72,13 @@ def facts(corpus: card.Corpus, done: geopandas.GeoDataFrame) -> list[tuple[str, 
   if spec.s2_bands:
     whole = len(spec.s2_bands) == len(sensors.SENTINEL2_BANDS)
     parts.append(f'S2 ({spec.s2_level}, {"all bands" if whole else " ".join(spec.s2_bands)})')
-  parts += ['CCLC', 'OSM'] if corpus.labelled else []
+  if corpus.landcover:
+    # Outside Europe it may be the only label; the maps of the others are there, and empty.
+    arrays = [corpus.read(row.id) for row in figures.spread(done, _LABEL_PATCHES)]
+    names = {'corine': 'CCLC', 'osm': 'OSM', 'landcover': 'land cover'}
+    parts += [name for field, name in names.items() if any(a[field].any() for a in arrays)]
+  elif corpus.labelled:
+    parts += ['CCLC', 'OSM']
   countries = done['country'].replace('', 'no country').value_counts()
   shown = ', '.join(f'{name} {count:,}' for name, count in countries.head(8).items())
   rest = f' and {len(countries) - 8} more' if len(countries) > 8 else ''
@@ -87,6 +94,10 @@ def facts(corpus: card.Corpus, done: geopandas.GeoDataFrame) -> list[tuple[str, 
     ('Source', ', '.join(f'{k}={v}' for k, v in corpus.card['source'].items() if v != '' and k != 'key_file')),
     ('Seed', str(corpus.card['seed'])),
   ]
+  if corpus.landcover:
+    section = settings['labels']['landcover']
+    legend_name = section.get('legend') or 'names in the map itself'
+    rows.append(('Land-cover map', f'{section.get("path", "")}; {len(corpus.landcover)} classes, {legend_name}'))
   if len(held) > 1:
     rows.append(('Splits', ', '.join(f'{name} {count:,}' for name, count in held.items())))
   if corpus.card['acceptance'] is not None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rasterio
@@ -18,12 +18,17 @@ _TILE_PX = 128  # GeoTIFF tiles are multiples of 16; a smaller patch is one stri
 
 
 def path_of(folder: pathlib.Path, patch_id: str, field: str) -> pathlib.Path:
-  """The file of a field ('s2', 's1', 'corine', 'osm') of a patch."""
+  """The file of a field ('s2', 's1', 'corine', 'osm', 'landcover') of a patch."""
   return folder / FOLDER / patch_id / f'{field}.tif'
 
 
 def encode(
-  field: schema.TensorField, array: np.ndarray, grid: base.PatchGrid, band_names: tuple[str, ...], tags: Mapping
+  field: schema.TensorField,
+  array: np.ndarray,
+  grid: base.PatchGrid,
+  band_names: tuple[str, ...],
+  tags: Mapping,
+  palette: Sequence[tuple[int, int, int]] = (),
 ) -> bytes:
   """A GeoTIFF as bytes; the same array gives the same bytes.
 
@@ -33,6 +38,7 @@ def encode(
     grid: georeference.
     band_names: C descriptions.
     tags: text put into the file.
+    palette: colours of the numbers from 1, where these are classes.
   """
   bands = array[..., None] if array.ndim == 2 else array
   profile = {
@@ -51,12 +57,12 @@ def encode(
   }
   if grid.width_px > _TILE_PX and grid.height_px > _TILE_PX:
     profile |= {'tiled': True, 'blockxsize': _TILE_PX, 'blockysize': _TILE_PX}
-  if field.name == 'corine':
+  if palette:
     profile['photometric'] = 'palette'
   with rasterio.io.MemoryFile() as memory:
     with memory.open(**profile) as file:
-      if field.name == 'corine':
-        file.write_colormap(1, {i: (*c.rgb, 255) for i, c in enumerate(legend.CORINE, start=1)})
+      if palette:
+        file.write_colormap(1, {i: (*rgb, 255) for i, rgb in enumerate(palette, start=1)})
       file.write(np.ascontiguousarray(np.moveaxis(bands, -1, 0)))
       for i, name in enumerate(band_names, start=1):
         file.set_band_description(i, name)
@@ -77,8 +83,9 @@ def write(
   grid: base.PatchGrid,
   spec: sensors.SensorSpec,
   tags: Mapping[str, str],
+  landcover: Sequence[legend.MapClass] = (),
 ) -> dict[str, str]:
-  """Writes the files of a patch, each whole or not at all.
+  """Writes the files of a patch, each whole or not at all; `landcover` is the legend of that label.
 
   Returns:
     field -> SHA-256 of its file, in hexadecimal.
@@ -87,11 +94,13 @@ def write(
   home.mkdir(parents=True, exist_ok=True)
   for left in home.glob('*.tmp'):  # by a run that was killed here
     left.unlink()
-  names = {'s2': spec.s2_bands, 's1': spec.s1_bands, 'corine': ('CORINE level-3 index',), 'osm': ('OSM theme bits',)}
-  fields = schema.tensor_fields(spec, grid.height_px, labelled=True)
+  names = {'s2': spec.s2_bands, 's1': spec.s1_bands, 'corine': ('CORINE level-3 index',), 'osm': ('OSM theme bits',),
+           'landcover': ('land-cover class',)}  # fmt: skip
+  palettes = {'corine': [c.rgb for c in legend.CORINE], 'landcover': [c.rgb for c in landcover]}
+  fields = schema.tensor_fields(spec, grid.height_px, labelled=True, landcover=True)
   digests = {}
   for field, array in arrays.items():
-    data = encode(fields[field], array, grid, names[field], tags)
+    data = encode(fields[field], array, grid, names[field], tags, palettes.get(field, ()))
     temporary = home / f'{field}.{os.getpid()}.tmp'
     temporary.write_bytes(data)
     temporary.replace(home / f'{field}.tif')
@@ -106,8 +115,8 @@ def remove(folder: pathlib.Path, patch_id: str) -> None:
 
 def is_whole(folder: pathlib.Path, row: Mapping) -> bool:
   """Whether every file the manifest row promises is there, byte for byte."""
-  for field in ('s2', 's1', 'corine', 'osm'):
-    digest = row[f'sha256_{field}']
+  for field in ('s2', 's1', 'corine', 'osm', 'landcover'):
+    digest = row.get(f'sha256_{field}')
     if not digest:
       continue
     try:

@@ -56,7 +56,7 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
   plan = [] if (folder / manifest.FILE).exists() else list(_plan(shop))
   folder.mkdir(parents=True, exist_ok=True)
   with _alone(folder):
-    _claim(folder, chosen)
+    _claim(folder, shop)
     if not (folder / card.FILE).exists():
       _write_card(folder, shop, {})  # first of all files: it makes the folder ours
     if not (folder / manifest.FILE).exists():
@@ -100,10 +100,13 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def _claim(folder: pathlib.Path, chosen: Mapping[str, Any]) -> None:
+def _claim(folder: pathlib.Path, shop: worker.Workshop) -> None:
   """Checks that the folder is free, or holds a corpus of the same config."""
   if (folder / card.FILE).exists():
-    differences = settings.differences(card.Corpus(folder).card['config'], chosen)
+    there = card.Corpus(folder)
+    differences = settings.differences(there.card['config'], shop.settings)
+    if there.landcover != shop.landcover and not differences:
+      differences = ['the legend of labels.landcover']
     if differences:
       raise ValueError(
         f'{folder} holds a corpus of another config. What differs: {"; ".join(differences)}. '
@@ -242,4 +245,6 @@ def _write_card(folder: pathlib.Path, shop: worker.Workshop, rows: Mapping[str, 
     'acceptance': found / attempts if attempts else None,
     'complete': bool(rows) and states.get('planned', 0) == 0,
   }
+  if shop.landcover:
+    content['landcover'] = [c.to_dict() for c in shop.landcover]
   provenance.write_json(folder / card.FILE, content)

@@ -9,7 +9,7 @@ from deepsentinel.corpus import blocks, points
 
 SPLIT_METHODS = ('blocks', 'random', 'none', 'shared')
 # Sections whose keys are the arguments of the class they name; the class checks them.
-_OPEN_SECTIONS = ('source', 'labels.corine', 'labels.osm')
+_OPEN_SECTIONS = ('source', 'labels.corine', 'labels.osm', 'labels.landcover')
 _SETTINGS: dict[str, tuple[type, ...]] = {
   'name': (str,),
   'seed': (int,),
@@ -20,6 +20,7 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
   'source': (dict,),
   'labels.corine': (dict,),
   'labels.osm': (dict,),
+  'labels.landcover': (dict,),
   'points.countries': (str,),
   'points.bbox': (str,),
   'points.max_redraws': (int,),
@@ -134,6 +135,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   before, after = dict(flatten(old)), dict(flatten(new))
   if not after['mines.polygons']:  # a folder sampled before mines were known is still the same
     before = {path: value for path, value in after.items() if path.startswith('mines.')} | before
+  if not after['labels.landcover'].get('path'):  # likewise before land-cover maps were
+    before = {'labels.landcover': after['labels.landcover']} | before
   return [
     f'{path}: {before.get(path)!r} -> {after.get(path)!r}'
     for path in sorted({*before, *after})

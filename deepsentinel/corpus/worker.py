@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from deepsentinel import legend, registry
+from deepsentinel import legend, registry, schema
 from deepsentinel.corpus import blocks, catalogue, patchfiles, points
 from deepsentinel.sources import base
 
-_LABELS = ('corine', 'osm')
-_LABEL_DTYPES = {'corine': np.uint8, 'osm': np.uint16}
+# A section of config.labels, a field of the record and a file of the patch each; what a section builds by default.
+_LABELS = {'corine': 'corine', 'osm': 'openstreetmap', 'landcover': 'raster'}
 _FIELD = {'sentinel2': 's2', 'sentinel1': 's1'}
 # SyntheticEarth's vectors are written for each patch with this much land around it, so that polygons that reach into
 # the patch are as large as CORINE's smallest (25 ha) on either side of its edge.
@@ -43,19 +43,27 @@ class Workshop:
     self.labels = self._label_sources() if settings['labelled'] else {}
 
   def _label_sources(self) -> dict[str, base.LabelSource]:
-    defaults = {'corine': 'corine', 'osm': 'openstreetmap'}
     found = {}
-    for kind in _LABELS:
+    for kind, default in _LABELS.items():
       # An empty value leaves the class its own default; a section without a file asks for no labels.
       section = {k: v for k, v in self.settings['labels'][kind].items() if v != ''}
       if section.keys() - {'name'}:
-        found[kind] = registry.build('label source', {'name': defaults[kind], **section})
+        found[kind] = registry.build('label source', {'name': default, **section})
+        if hasattr(found[kind], 'classes') != (kind == 'landcover'):
+          other = 'a source with a legend of its own' if kind == 'landcover' else 'no source with a legend of its own'
+          raise ValueError(f'labels.{kind} takes {other}; found name={section.get("name")!r}. Known here: {default!r}.')
     if not found and not self.makes_vectors and not self.is_placed:
       raise ValueError(
         'A labelled corpus needs its labels: state labels.corine.path (the CORINE GeoPackage or FileGDB) and '
-        'labels.osm.path (an OpenStreetMap .osm.pbf extract), or set labelled=False.'
+        'labels.osm.path (an OpenStreetMap .osm.pbf extract), or labels.landcover.path (any other map of classes, with '
+        'labels.landcover.legend), or set labelled=False.'
       )
     return found
+
+  @property
+  def landcover(self) -> tuple[legend.MapClass, ...]:
+    """The legend of the land-cover map; empty where there is none."""
+    return getattr(self.labels.get('landcover'), 'classes', ())
 
   @property
   def is_placed(self) -> bool:
@@ -120,7 +128,7 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
     arrays = {_FIELD[sensor]: _pixels(shop, scenes, sensor, patch_grid) for sensor in shop.spec.sensors}
     if shop.settings['labelled']:
       arrays |= _labels(shop, place, patch_grid)
-      counts = np.bincount(legend.level_lookup(1)[arrays['corine']].ravel() + 1, minlength=6)
+      counts = np.bincount(_level1(arrays, shop.landcover).ravel() + 1, minlength=6)
       out |= {f'{name}_px': int(n) for name, n in zip(legend.LEVEL1_NAMES, counts[1:], strict=True)}
   except Unfit as e:
     out |= {'state': 'failed', 'reason': str(e)}
@@ -130,14 +138,14 @@ def fetch_row(config_json: str, folder: str, row: Mapping[str, Any]) -> dict[str
     out |= {'state': 'failed', 'reason': f'{type(e).__name__}: {e}'}
   if out['state'] == 'failed':
     patchfiles.remove(pathlib.Path(folder), row['id'])
-    return out | {f'sha256_{field}': '' for field in ('s2', 's1', 'corine', 'osm')}
+    return out | {column: '' for column in out if column.startswith('sha256_')}
   tags = {
     **{f'{_FIELD[sensor]}_scene': scene.id for sensor, scene in scenes.items()},
     **{f'{_FIELD[sensor]}_time': scene.time.isoformat() for sensor, scene in scenes.items()},
     'synthetic': str(shop.source.synthetic),
   }
   # Raises: a disk that is full ends the run; it must not fail every patch that is left.
-  digests = patchfiles.write(pathlib.Path(folder), row['id'], arrays, patch_grid, shop.spec, tags)
+  digests = patchfiles.write(pathlib.Path(folder), row['id'], arrays, patch_grid, shop.spec, tags, shop.landcover)
   return out | {f'sha256_{field}': digest for field, digest in digests.items()}
 
 
@@ -206,19 +214,30 @@ def _pixels(shop: Workshop, scenes: Mapping[str, base.Scene], sensor: str, patch
 
 
 def _labels(shop: Workshop, place: base.Place | None, patch_grid: base.PatchGrid) -> dict[str, np.ndarray]:
-  """'corine' uint8 [H, W] and 'osm' uint16 [H, W]: the source's own maps first, then the label sources', else 0."""
+  """The source's own maps first, then the label sources', else 0.
+
+  Returns:
+    'corine' uint8 [H, W], 'osm' uint16 [H, W] and, in a corpus with a land-cover map, 'landcover' uint8 [H, W].
+  """
   found: dict[str, np.ndarray] = {}
   if place is not None and hasattr(shop.source, 'labels'):
     found |= shop.source.labels(place)
-  elif shop.makes_vectors and not shop.labels:
+  elif shop.makes_vectors and not shop.labels.keys() & {'corine', 'osm'}:
     found |= _made_labels(shop.source, patch_grid)
   for kind, source in shop.labels.items():
     if kind not in found:
       found[kind] = source.read(patch_grid)
-  if place is None and not found.get('corine', np.zeros(1)).any():
-    raise Unfit('corine: not one pixel has a class here')
-  shape = (patch_grid.height_px, patch_grid.width_px)
-  return {kind: found.get(kind, np.zeros(shape, _LABEL_DTYPES[kind])) for kind in _LABELS}
+  main = ('corine', 'landcover') if shop.landcover else ('corine',)
+  if place is None and not any(found[kind].any() for kind in main if kind in found):
+    raise Unfit(f'{" and ".join(main)}: not one pixel has a class here')
+  fields = schema.tensor_fields(shop.spec, patch_grid.height_px, labelled=True, landcover=bool(shop.landcover))
+  return {kind: found.get(kind, np.zeros(fields[kind].shape, fields[kind].dtype)) for kind in _LABELS if kind in fields}
+
+
+def _level1(labels: Mapping[str, np.ndarray], classes: tuple[legend.MapClass, ...]) -> np.ndarray:
+  """int32 [H, W]: CORINE level-1 class, of the land-cover map where CORINE has none; -1 where neither has one."""
+  found = legend.level_lookup(1)[labels['corine']]
+  return np.where(found < 0, legend.map_level1_lookup(classes)[labels['landcover']], found) if classes else found
 
 
 def _made_labels(source: Any, patch_grid: base.PatchGrid) -> dict[str, np.ndarray]:

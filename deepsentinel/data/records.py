@@ -47,7 +47,7 @@ class RecordSet:
     card: the corpus card the records were packaged with.
     spec: the sensor contract.
     patch_px: edge of a patch.
-    labelled: whether records hold 'corine' and 'osm'.
+    labelled: whether records hold 'corine', 'osm' and, with a legend in the card, 'landcover'.
     synthetic: whether the pixels come from SyntheticEarth.
     fields: tensor name -> schema.TensorField.
     table: scalars, row i = record i.
@@ -67,17 +67,12 @@ class RecordSet:
     self.split = split
     self._threads = max(1, threads)
     info = _read_json(self.directory / 'dataset_info.json')
-    self.card: dict[str, Any] = _read_json(self.directory / 'metadata.json').get('card', {})
-    if not self.card:
-      raise ValueError(
-        f'{self.directory} was not packaged by a DeepSentinel builder: metadata.json holds no corpus card. '
-        '`tfds build tfds_builders/deepsentinel_labelled` makes records with one.'
-      )
+    self.card = card(self.directory)
     self.spec = sensors.SensorSpec.from_dict(self.card['spec'])
     self.patch_px: int = self.card['patch_px']
     self.labelled: bool = self.card['labelled']
     self.synthetic: bool = self.card['synthetic']
-    self.fields = schema.tensor_fields(self.spec, self.patch_px, self.labelled)
+    self.fields = schema.tensor_fields(self.spec, self.patch_px, self.labelled, bool(self.card.get('landcover')))
     _check_features(self.directory, self.fields)
     if info.get('fileFormat', 'tfrecord') != 'tfrecord':
       raise ValueError(
@@ -308,6 +303,17 @@ def _command(name: str, config: str) -> str:
 def splits(directory: str | os.PathLike) -> list[str]:
   """Names of the splits of a prepared directory, in the order in which they were written."""
   return [split['name'] for split in _read_json(pathlib.Path(directory) / 'dataset_info.json').get('splits', [])]
+
+
+def card(directory: str | os.PathLike) -> dict[str, Any]:
+  """The corpus card that the records of a prepared directory were packaged with; ValueError if there is none."""
+  found = _read_json(pathlib.Path(directory) / 'metadata.json').get('card', {})
+  if not found:
+    raise ValueError(
+      f'{directory} was not packaged by a DeepSentinel builder: metadata.json holds no corpus card. '
+      '`tfds build tfds_builders/deepsentinel_labelled` makes records with one.'
+    )
+  return found
 
 
 def _newest_version(folder: pathlib.Path) -> pathlib.Path | None:

@@ -73,7 +73,7 @@ def embed(
       f'--level=landcover needs a fine-tuned model; this is the {model.stage} stage. Fine-tune it '
       '(python -m deepsentinel.main), or leave out --level.'
     )
-  if level == 'landcover' and legend.target_of_classes(model.classes).is_scene:
+  if level == 'landcover' and legend.target_of(model.config['finetune']).is_scene:
     raise ValueError(
       '--level=landcover needs a model that predicts every pixel; this one gives one answer a patch '
       f'(config.finetune.target={model.config["finetune"]["target"]!r}). Leave out --level.'
@@ -267,7 +267,7 @@ class _Job:
     )
     target = None
     if self.result.landcover is not None:
-      target = legend.target_of_classes(self.model.classes)
+      target = legend.target_of(self.model.config['finetune'])
       starts = [row * layout.stride for row in starts]
       geotiff.write_landcover(
         self.result.landcover, self.strips, starts, self.grid, self.model.classes, target.colours, tags

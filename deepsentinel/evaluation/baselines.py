@@ -31,6 +31,11 @@ def patch_class_counts(
   return np.array(counts, np.int64).reshape(-1, len(target.classes))
 
 
+def has_labels(records, target: legend.Target) -> bool:
+  """Whether any pixel has a class of a target; reads no further than the first that has."""
+  return any((target.lookup[records.read(target.field, b)] >= 0).any() for b in _batches(records, None, False, ''))
+
+
 def majority(train_counts: np.ndarray, test_counts: np.ndarray) -> np.ndarray:
   """Confusion matrix of always predicting the class most frequent in training.
 

@@ -11,7 +11,7 @@ from deepsentinel import provenance, sensors
 
 TRUE_COLOUR = ('B4', 'B3', 'B2')
 RADAR = ('VV', 'VH')
-_FIELDS = {'s2': ('uint16', 3), 's1': ('int16', 2), 'label': ('int8', 0), 'prediction': ('int8', 0)}
+_FIELDS = {'s2': ('uint16', 3), 's1': ('int16', 2), 'label': ('int16', 0), 'prediction': ('int16', 0)}
 
 
 def choose(count: int, total: int) -> np.ndarray:

@@ -73,12 +73,12 @@ def _size(run: Run) -> tuple[int, int, int, int]:
   """Width, channels, crop_px and classes of a run, with the paper's where it does not say."""
   spec = run.experiment.get('spec')
   bands = spec.get('bands', ()) if isinstance(spec, dict) else ()
-  target = run.config.get('finetune.target')
-  classes = len(run.test.get('classes', ())) or len(
-    legend.target(target if target in legend.TARGETS else 'corine_level1').classes
-  )
+  name = run.config.get('finetune.target')
+  classes = legend.map_classes(run.config.get('finetune.legend', ()))
+  target = legend.target(name if name in legend.TARGETS else 'corine_level1', classes)
+  predicted = len(run.test.get('classes', ())) or len(target.classes) or len(legend.LEVEL1_NAMES)
   crop_px = int(run.config.get('data.crop_px') or CROP_PX)
-  return int(run.config.get('encoder.width') or WIDTH), len(bands) or len(sensors.ALL_BANDS), crop_px, classes
+  return int(run.config.get('encoder.width') or WIDTH), len(bands) or len(sensors.ALL_BANDS), crop_px, predicted
 
 
 def _beside(table: describe.Table, own: describe.Table | None, size: tuple[int, int, int, int]) -> Table:

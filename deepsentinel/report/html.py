@@ -108,7 +108,7 @@ def _content(
 ) -> dict[str, Any]:
   by_method = bool(gridded.runs) and grid.worth_methods(runs)
   comparison = grid_page.comparison(gridded, gridded.slices[0]) if by_method else tables.compare(runs)
-  target = _target(comparison)
+  target = _target(comparison, runs)
   parts = grid_page.content(gridded, runs, target) if by_method else _content_of_runs(runs, comparison, target)
   unfinished = [run for run in runs if run.problem]
   corpora = places.describe(runs)
@@ -211,10 +211,13 @@ def _hex(rgb: Sequence[int]) -> str:
   return '#' + ''.join(f'{int(v):02x}' for v in rgb)
 
 
-def _target(comparison: tables.Comparison) -> legend.Target:
+def _target(comparison: tables.Comparison, runs: list[Run]) -> legend.Target:
   """What was predicted; with greys for a class list that is no known target's."""
-  if comparison.target in legend.TARGETS and legend.target(comparison.target).classes == comparison.classes:
-    return legend.target(comparison.target)
+  if comparison.target in legend.TARGETS:
+    for entries in [(), *(run.config.get('finetune.legend', ()) for run in runs)]:
+      target = legend.target(comparison.target, legend.map_classes(entries))
+      if target.classes == comparison.classes:
+        return target
   greys = np.full((len(comparison.classes), 3), 136, np.uint8)
   return legend.Target(comparison.target, comparison.target, '', comparison.classes, greys, np.zeros(0, np.int32))
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from deepsentinel import legend
 from deepsentinel.data import distances, records
-from deepsentinel.evaluation import samples
+from deepsentinel.evaluation import baselines, samples
 from deepsentinel.report import facts, figures, pictures
 from deepsentinel.report.pictures import Picture
 from deepsentinel.report.runs import Run
@@ -68,9 +68,12 @@ def describe(runs: list[Run]) -> Places:
 
 
 def _samples(split: records.RecordSet) -> list[pictures.Sample]:
-  """Patches evenly spread over a labelled split: both sensors and CORINE."""
+  """Patches evenly spread over a labelled split: both sensors and CORINE, or where it has none the land-cover map."""
   index = samples.choose(_MOST_SAMPLES, len(split))
   target = legend.target('corine_level1')
+  classes = legend.map_classes(split.card.get('landcover', ()))
+  if classes and not baselines.has_labels(split, target):
+    target = legend.target('landcover', classes)
   if not len(index) or not {'s2', 's1', target.field} <= set(split.fields):
     return []
   s2, s1 = samples.picture_bands(split.spec, split.read('s2', index), split.read('s1', index))

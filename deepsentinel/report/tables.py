@@ -177,7 +177,7 @@ def config_differences(runs: list[Run], most: int = 6) -> list[tuple[str, list[s
   """(key, value per run) of every setting that is not the same in all runs with a config; of more than `most` runs
   [the different values]."""
   configured = [run for run in runs if run.config]
-  keys = sorted({key for run in configured for key in run.config})
+  keys = sorted({key for run in configured for key in run.config} - {'finetune.legend'})  # of the data, not set
   rows = []
   for key in keys:
     values = [repr(run.config[key]) if key in run.config else 'not set' for run in configured]

@@ -238,8 +238,12 @@ class PlacedSource(ImagerySource, Protocol):
 
 @runtime_checkable
 class LabelSource(Protocol):
-  """Labels on a patch grid."""
+  """Labels on a patch grid. A source of a land-cover map also has `classes`, its legend (legend.MapClass)."""
 
   def read(self, grid: PatchGrid) -> np.ndarray:
-    """CORINE: uint8 [H, W] level-3 index, 0 = nodata. OSM: uint16 [H, W], one bit a theme of legend.OSM_THEMES."""
+    """Labels [H, W]; 0 = none.
+
+    CORINE: uint8 level-3 index. OSM: uint16, one bit a theme of legend.OSM_THEMES. A land-cover map: uint8 place in
+    `classes`, from 1.
+    """
     ...

@@ -1,19 +1,20 @@
 """CORINE Land Cover on a patch grid, from the vector inventory (GeoPackage, FileGDB) or from a pixel map."""
 
 import functools
+import itertools
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pyogrio
 import pyproj
 import rasterio
 import rasterio.features
-import rasterio.windows
 import shapely
 
 from deepsentinel import legend
-from deepsentinel.sources import base
+from deepsentinel.sources import base, raster
 
 # A straight edge between two CRSs is a curve; pieces of this length keep it within a millimetre or so of the truth.
 _SEGMENT_M = 1000.0
@@ -60,18 +61,29 @@ def index_of_codes(codes: np.ndarray, where: str) -> np.ndarray:
   return found.astype(np.uint8)
 
 
+class Layer(NamedTuple):
+  """A layer of polygons: its name, the column of its codes, its CRS."""
+
+  name: str
+  code_column: str
+  crs: str
+
+
 class CorineVectors:
   """CORINE Land Cover polygons, rasterised at the pixel centres of a patch.
 
-  The file is opened read-only at each read, so that an instance is picklable and works in any process.
-  Where polygons overlap, the smaller one wins (then the higher code), whatever their order in the file.
+  The EEA's geodatabase keeps each French overseas department in a layer of its own, in its own CRS; all of them are
+  read, since no two cover the same ground. The file is opened read-only at each read, so that an instance is picklable
+  and works in any process. Where polygons of a layer overlap, the smaller one wins (then the higher code), whatever
+  their order in the file.
 
   Args:
     path: GeoPackage, FileGDB folder or anything else pyogrio opens.
-    layer: layer name; '' where only one layer has polygons and a code column.
+    layer: layer name; '' takes every layer that has polygons and a code column, if their extents do not overlap; '*'
+      takes them even so, a later layer of the file on top of an earlier one.
     code_column: column of the 3-digit code; '' looks for CODE_18 in any case.
   Raises:
-    ValueError: no such file, layer or column, or more than one candidate; names the argument that settles it.
+    ValueError: no such file, layer or column, or layers that overlap; names the argument that settles it.
   """
 
   def __init__(self, path: str, layer: str = '', code_column: str = ''):
@@ -79,36 +91,53 @@ class CorineVectors:
     if not self.path.startswith('/vsi') and not pathlib.Path(self.path).exists():
       raise ValueError(f'CORINE vectors not found: {self.path}. State the GeoPackage or FileGDB with path=...')
     try:
-      layers = pyogrio.list_layers(self.path)
-      self.layer, self.code_column, self.crs = self._choose(layers, layer, code_column)
+      self.layers = self._choose(pyogrio.list_layers(self.path), layer, code_column)
     except pyogrio.errors.DataSourceError as e:
       raise ValueError(f'{self.path} cannot be opened as vectors ({e}). Is the file complete?') from e
 
-  def _choose(self, layers: np.ndarray, layer: str, code_column: str) -> tuple[str, str, str]:
-    names = [name for name, _ in layers]
-    if layer and layer not in names:
+  def _choose(self, there: np.ndarray, layer: str, code_column: str) -> tuple[Layer, ...]:
+    names = [name for name, _ in there]
+    if layer not in ('', '*', *names):
       raise ValueError(f'{self.path} has no layer {layer!r}. Layers: {", ".join(names)}.')
     wanted = (code_column or 'code_18').lower()
-    candidates = []
+    found: list[Layer] = []
     seen = {}
-    for name, geometry in layers:
-      if (layer and name != layer) or ('Polygon' not in str(geometry) and str(geometry) != 'Unknown'):
+    for name, geometry in there:
+      if layer not in ('', '*', name) or ('Polygon' not in str(geometry) and str(geometry) != 'Unknown'):
         continue
       info = pyogrio.read_info(self.path, layer=name)
       seen[name] = list(info['fields'])
-      candidates += [(name, column, info['crs']) for column in info['fields'] if column.lower() == wanted]
-    if not candidates:
+      for column in info['fields']:
+        if column.lower() == wanted:
+          if not info['crs']:
+            raise ValueError(f'{self.path}: layer {name!r} has no CRS; assign one (ogr2ogr -a_srs EPSG:3035 ...).')
+          found.append(Layer(name, column, info['crs']))
+    if not found:
       raise ValueError(
         f'{self.path} has no polygon layer with a column {code_column or "CODE_18"!r} (case does not matter). '
         f'Polygon layers and their columns: {seen}. Pass layer=... and code_column=...'
       )
-    if len(candidates) > 1:
-      raise ValueError(f'{self.path} has several CORINE layers {[c[0] for c in candidates]}; pass layer=... to choose.')
-    if not candidates[0][2]:
-      raise ValueError(
-        f'{self.path}: layer {candidates[0][0]!r} has no CRS; assign one (ogr2ogr -a_srs EPSG:3035 ...).'
-      )
-    return candidates[0]
+    if len(found) > 1 and layer != '*':
+      extents = [self._extent_lonlat(own) for own in found]
+      pairs = [p for p in itertools.combinations(range(len(found)), 2) if extents[p[0]].intersects(extents[p[1]])]
+      if pairs:
+        raise ValueError(
+          f'{self.path} has several CORINE layers {[found[i].name for i in sorted(set().union(*pairs))]} of the same '
+          "ground; pass layer=... to choose, or layer='*' for all of them, the later on top of the earlier."
+        )
+    return tuple(found)
+
+  def _extent_lonlat(self, layer: Layer) -> shapely.Geometry:
+    """A layer's bounds as boxes in WGS84, two where they lie across the antimeridian; nothing of an empty layer."""
+    bounds = pyogrio.read_info(self.path, layer=layer.name, force_total_bounds=True)['total_bounds']
+    if bounds is None or not np.isfinite(bounds).all():
+      return shapely.Polygon()
+    left, bottom, right, top = bounds
+    to_lonlat = base.transformer(layer.crs, 4326)
+    west, south, east, north = to_lonlat.transform_bounds(left, bottom, right, top, densify_pts=21)
+    if west <= east:
+      return shapely.box(west, south, east, north)
+    return shapely.union(shapely.box(west, south, 180, north), shapely.box(-180, south, east, north))
 
   def polygons(self, grid: base.PatchGrid) -> tuple[np.ndarray, np.ndarray]:
     """Polygons that meet the grid's box, clipped to a wider one, and their level-3 indices, in drawing order.
@@ -116,10 +145,17 @@ class CorineVectors:
     Returns:
       object [N] of shapely geometries in the grid's CRS; uint8 [N].
     """
+    parts = [self._polygons(layer, grid) for layer in self.layers]
+    shapes, index = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return shapes, index
+
+  def _polygons(self, layer: Layer, grid: base.PatchGrid) -> tuple[np.ndarray, np.ndarray]:
     pieces, codes, areas = [], [], []
-    for box in grid.bounds_in(self.crs):
+    for box in grid.bounds_in(layer.crs):
+      if not np.isfinite(box).all():
+        continue  # so far from the layer that its CRS does not reach
       try:
-        _, _, wkb, (code,) = pyogrio.raw.read(self.path, layer=self.layer, columns=[self.code_column], bbox=box)
+        _, _, wkb, (code,) = pyogrio.raw.read(self.path, layer=layer.name, columns=[layer.code_column], bbox=box)
       except pyogrio.errors.DataSourceError as e:
         raise ValueError(f'{self.path} cannot be read ({e}). The file is truncated or corrupt: fetch it again.') from e
       if wkb is None or not len(wkb):
@@ -131,12 +167,12 @@ class CorineVectors:
     if not pieces:
       return np.empty(0, object), np.empty(0, np.uint8)
     shapes = np.concatenate(pieces)
-    index = index_of_codes(np.concatenate(codes), f'{self.path}, layer {self.layer}')
+    index = index_of_codes(np.concatenate(codes), f'{self.path}, layer {layer.name}')
     order = np.lexsort((index, -np.concatenate(areas)))
     order = order[~shapely.is_empty(shapes[order])]
-    unit_m = _SEGMENT_M if not _geographic(self.crs) else _SEGMENT_M / 111_000
+    unit_m = _SEGMENT_M if not _geographic(layer.crs) else _SEGMENT_M / 111_000
     shapes = shapely.segmentize(shapes[order], unit_m)
-    move = base.transformer(self.crs, grid.epsg)
+    move = base.transformer(layer.crs, grid.epsg)
     shapes = shapely.transform(shapes, lambda xy: np.column_stack(move.transform(xy[:, 0], xy[:, 1])))
     return shapes, index[order]
 
@@ -182,8 +218,8 @@ class CorineRaster:
       )
     self.path = str(path)
     self.codes = codes
-    with self._open() as raster:
-      if raster.crs is None:
+    with self._open() as file:
+      if file.crs is None:
         raise ValueError(f'{self.path} has no CRS; assign one (gdal_edit.py -a_srs EPSG:3035 ...).')
 
   def _open(self) -> rasterio.DatasetReader:
@@ -194,24 +230,13 @@ class CorineRaster:
 
   def read(self, grid: base.PatchGrid) -> np.ndarray:
     """uint8 [H, W]: level-3 index (legend.CORINE) of the map's pixel under each pixel's centre, 0 = nodata."""
-    x = grid.x0_m + (np.arange(grid.width_px) + 0.5) * grid.pixel_m
-    y = grid.y0_m - (np.arange(grid.height_px) + 0.5) * grid.pixel_m
-    with self._open() as raster:
-      crs = raster.crs.to_epsg() or raster.crs.to_wkt()
-      x, y = base.transformer(grid.epsg, crs).transform(*np.meshgrid(x, y))
-      col, row = ~raster.transform * np.stack([x, y])
-      col, row = np.floor(col).astype(np.int64), np.floor(row).astype(np.int64)
-      inside = (row >= 0) & (row < raster.height) & (col >= 0) & (col < raster.width)
-      out = np.zeros((grid.height_px, grid.width_px), np.uint8)
-      if not inside.any():
-        return out
-      top, left = int(row[inside].min()), int(col[inside].min())
-      height, width = int(row[inside].max()) - top + 1, int(col[inside].max()) - left + 1
+    with self._open() as file:
       try:
-        values = raster.read(1, window=rasterio.windows.Window(left, top, width, height))
+        values, inside = raster.nearest(file, grid)
       except rasterio.errors.RasterioIOError as e:
         raise ValueError(f'{self.path} cannot be read ({e}). The file is truncated or corrupt: fetch it again.') from e
-      out[inside] = self._index(values, raster.nodata)[row[inside] - top, col[inside] - left]
+      out = np.zeros(values.shape, np.uint8)
+      out[inside] = self._index(values[inside], file.nodata)
     return out
 
   def _index(self, values: np.ndarray, nodata: float | None) -> np.ndarray:

@@ -97,6 +97,47 @@ def aligned(transform: affine.Affine, crs: int | str, grid: base.PatchGrid) -> t
   return round(row), round(col)
 
 
+def nearest(file: rasterio.DatasetReader, grid: base.PatchGrid) -> tuple[np.ndarray, np.ndarray]:
+  """Of a map of classes, the pixel under the centre of each pixel of a grid.
+
+  Args:
+    file: in any CRS; longitudes may run from -180 or from 0, and the grid may lie across the antimeridian.
+    grid: where to look.
+  Returns:
+    values [H, W] of the file's first band, in its type, 0 outside; inside bool [H, W].
+  Raises:
+    rasterio.errors.RasterioIOError: the file is cut short or damaged.
+  """
+  x = grid.x0_m + (np.arange(grid.width_px) + 0.5) * grid.pixel_m
+  y = grid.y0_m - (np.arange(grid.height_px) + 0.5) * grid.pixel_m
+  x, y = base.transformer(grid.epsg, user_crs(file.crs)).transform(*np.meshgrid(x, y))
+  # Where the file's CRS does not reach, a coordinate is infinite.
+  there = np.isfinite(x) & np.isfinite(y)
+  col, row = ~file.transform * (np.where(there, x, 0.0), np.where(there, y, 0.0))
+  if file.crs.is_geographic and not (file.transform.b or file.transform.d):
+    col = col % (360 / file.transform.a)  # once around the Earth
+  there &= (row >= 0) & (row < file.height) & (col >= 0) & (col < file.width)
+  row, col = (np.where(there, np.floor(at), 0).astype(np.int64) for at in (row, col))
+  values = np.zeros(there.shape, file.dtypes[0])
+
+  def fill(wanted: np.ndarray) -> None:
+    rows, cols = row[wanted], col[wanted]
+    if not len(rows):
+      return
+    top, left, bottom, right = int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1
+    if (bottom - top) * (right - left) > _WINDOW_PX:  # either side of the antimeridian, or of much finer pixels
+      tall = bottom - top > right - left
+      first = row < (top + bottom) // 2 if tall else col < (left + right) // 2
+      fill(wanted & first)
+      fill(wanted & ~first)
+      return
+    window = rasterio.windows.Window(left, top, right - left, bottom - top)
+    values[wanted] = file.read(1, window=window)[rows - top, cols - left]
+
+  fill(there)
+  return values, there
+
+
 def _pixels_per_grid_pixel(transform: affine.Affine, crs: int | str, grid: base.PatchGrid) -> float:
   """How many file pixels one pixel of the grid is wide, at its centre."""
   left, bottom, right, top = grid.bounds

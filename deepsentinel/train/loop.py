@@ -20,7 +20,7 @@ from deepsentinel.train import checkpoint, metriclog, parallel, throughput
 from deepsentinel.train import state as state_lib
 
 # Of a host batch, what the device needs; the record and crop numbers stay behind.
-_DEVICE_FIELDS = ('s2', 's1', 'corine', 'osm', 'scene', 'mask', 'count')
+_DEVICE_FIELDS = ('s2', 's1', 'corine', 'osm', 'landcover', 'scene', 'mask', 'count')
 
 Batches = Iterable[dict[str, np.ndarray]]
 

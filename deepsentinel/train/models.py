@@ -16,14 +16,14 @@ STAGES = ('pretrain', 'finetune')
 
 def class_names(config: Mapping[str, Any], stage: str) -> tuple[str, ...]:
   """Classes that a stage predicts; empty for pretraining."""
-  return legend.target(config['finetune']['target']).classes if stage == 'finetune' else ()
+  return legend.target_of(config['finetune']).classes if stage == 'finetune' else ()
 
 
 def objective_name(config: Mapping[str, Any], stage: str) -> str:
   """Of a stage, as the registry knows it; what is fine-tuned follows from the target."""
   if stage == 'pretrain':
     return config['pretrain']['objective']
-  return 'scene' if legend.target(config['finetune']['target']).is_scene else 'landcover'
+  return 'scene' if legend.target_of(config['finetune']).is_scene else 'landcover'
 
 
 def build(

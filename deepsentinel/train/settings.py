@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepsentinel import legend, registry, sensors
-from deepsentinel.data import neighbours
+from deepsentinel.data import neighbours, records
 from deepsentinel.objectives import base, contrastive, tile2vec
 from deepsentinel.train import models, optimizers
 
@@ -166,6 +166,31 @@ def check(config: Mapping[str, Any]) -> None:
       "config.data.labelled is empty and config.pretrain.objective is 'none': there is nothing to do. "
       'Name labelled records, or an objective to pretrain with.'
     )
+
+
+def with_legend(config: dict[str, Any]) -> dict[str, Any]:
+  """The configuration with the legend of its labelled records as finetune.legend, where its target is of that legend.
+
+  So a configuration says its classes by itself, in a run's config.json and in its checkpoints.
+
+  Raises:
+    ValueError: the records have no land-cover map, or one without classes of CORINE level 1 where these are asked for.
+  """
+  name = config['finetune']['target']
+  if name not in legend.LANDCOVER_TARGETS or not config['data']['labelled']:
+    return config
+  directory = records.resolve(config['data']['labelled'], config['data']['data_dir'])
+  card = records.card(directory)
+  found = card.get('landcover', []) if card['labelled'] else []
+  target = legend.target_of({'target': name, 'legend': found})
+  if not (target.lookup >= 0).any():
+    lacks = 'a column corine_level1 in the legend of its land-cover map' if found else 'a land-cover map'
+    raise ValueError(
+      f'config.finetune.target={name!r} needs {lacks}, which {directory} lacks. Sample its corpus with '
+      '--config.labels.landcover.path=... and a legend that has it (`python -m deepsentinel.corpus`), or choose '
+      'another target.'
+    )
+  return {**config, 'finetune': {**config['finetune'], 'legend': found}}
 
 
 def _check_objective(name: str) -> None:

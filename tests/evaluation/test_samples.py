@@ -18,7 +18,7 @@ def _arrays(n=2, px=4):
 def test_round_trip(tmp_path):
   samples.save_samples(tmp_path / 'run' / 'samples.npz', **_arrays())
   loaded = samples.load_samples(tmp_path / 'run' / 'samples.npz')
-  assert loaded['label'].dtype == loaded['prediction'].dtype == np.int8
+  assert loaded['label'].dtype == loaded['prediction'].dtype == np.int16  # a legend may have 255 classes
   assert (loaded['label'] == -1).all()
   assert loaded['id'].tolist() == ['patch_0', 'patch_1']
   assert [p.name for p in (tmp_path / 'run').iterdir()] == ['samples.npz']

@@ -5,8 +5,10 @@ import multiprocessing
 
 import geopandas
 import numpy as np
+import pyproj
 import pytest
 import rasterio
+import rasterio.features
 import shapely
 
 from deepsentinel import legend
@@ -90,13 +92,73 @@ def test_wrong_inputs_say_what_to_do(tmp_path):
     corine.CorineVectors(path, layer='clc')
   geopandas.GeoDataFrame({'Code_18': ['211']}, geometry=[box(0, 0, 5, 5)], crs=32632).to_file(path, layer='one')
   geopandas.GeoDataFrame({'Code_18': ['211']}, geometry=[box(0, 0, 5, 5)], crs=32632).to_file(path, layer='two')
-  with pytest.raises(ValueError, match=r"several CORINE layers \['one', 'two'\]; pass layer="):
+  with pytest.raises(
+    ValueError, match=r"several CORINE layers \['one', 'two'\] of the same ground; pass layer=.*layer='\*'"
+  ):
     corine.CorineVectors(path)
   assert corine.CorineVectors(path, layer='two').read(GRID).any()
   broken = tmp_path / 'broken.gpkg'
   broken.write_bytes((tmp_path / 'a.gpkg').read_bytes()[:3000])
   with pytest.raises(ValueError, match=r'broken\.gpkg'):
     corine.CorineVectors(str(broken)).read(GRID)
+
+
+def test_every_layer_is_read_in_its_own_crs(tmp_path):
+  # As in the EEA's geodatabase: Europe in EPSG:3035, Guadeloupe (UTM 20N) and Reunion (UTM 40S) in layers of their own.
+  path = write(tmp_path / 'clc.gpkg', [box(2, 1, 12, 9)], ['211'], 3035, layer='U2018_CLC2018_V2020_20u1')
+  overseas = {}
+  for name, crs, x0, y0, code in (
+    ('FR_GLP', 5490, 650_000, 1_790_000, '311'),
+    ('FR_REU', 2975, 340_000, 7_660_000, '523'),
+  ):
+    piece = shapely.box(x0 + 20, y0 - 90, x0 + 120, y0 - 10)
+    frame = geopandas.GeoDataFrame({'CODE_18': [code]}, geometry=[piece], crs=crs)
+    frame.to_file(path, layer=f'U2018_CLC2018_V2020_20u1_{name}')
+    overseas[code] = base.PatchGrid(crs, x0, y0, 20, 30)
+  geopandas.GeoDataFrame({'note': ['x']}, geometry=[box(0, 0, 5, 5)], crs=32632).to_file(path, layer='remarks')
+  source = corine.CorineVectors(path)
+  assert [layer.code_column for layer in source.layers] == ['Code_18', 'CODE_18', 'CODE_18']
+  for code, grid in {'211': GRID, **overseas}.items():
+    expected = np.zeros((20, 30), np.uint8)
+    expected[1:9, 2:12] = legend.CORINE_INDEX[int(code)]
+    np.testing.assert_array_equal(source.read(grid), expected)
+  alone = corine.CorineVectors(path, layer='U2018_CLC2018_V2020_20u1_FR_GLP')
+  assert alone.read(overseas['311']).any()
+  assert not alone.read(overseas['523']).any()
+
+
+def test_all_layers_of_the_same_ground_are_drawn_in_order(tmp_path):
+  path = write(tmp_path / 'clc.gpkg', [box(0, 0, 20, 20)], ['211'], 32632, layer='first')
+  write(path, [box(5, 5, 30, 30)], ['311'], 4326, layer='second')  # larger, and still on top
+  labels = corine.CorineVectors(path, layer='*').read(GRID)
+  assert (labels[:5, :20] == legend.CORINE_INDEX[211]).all()
+  assert (labels[5:, 5:] == legend.CORINE_INDEX[311]).all()
+  assert (labels[5:, :5] == legend.CORINE_INDEX[211]).all()
+
+
+def test_an_old_datum_is_shifted(tmp_path):
+  """Guadeloupe 1948 lies some 400 m off WGS84: labels go where EPSG's 'Guadeloupe 1948 to WGS 84 (2)' puts them."""
+  # In the geocentric frame of the International ellipsoid: 'position vector' rotations in arc seconds, scale in ppm.
+  shift_m, turn, scale = np.array([-472.29, -5.63, -304.12]), np.array([0.4362, -0.8374, 0.2563]), 1.8984e-6
+  rx, ry, rz = np.radians(turn / 3600)
+  rotation = np.array([[1, -rz, ry], [rz, 1, -rx], [-ry, rx, 1]])
+  old = pyproj.Transformer.from_pipeline(
+    '+proj=pipeline +step +inv +proj=utm +zone=20 +ellps=intl +step +proj=cart +ellps=intl'
+  )
+  new = pyproj.Transformer.from_pipeline(
+    '+proj=pipeline +step +inv +proj=cart +ellps=WGS84 +step +proj=utm +zone=20 +ellps=WGS84'
+  )
+  x, y = 650_000.0, 1_790_000.0
+  geocentric = shift_m + (1 + scale) * rotation @ np.array(old.transform(x, y, 0.0))
+  east, north, _ = new.transform(*geocentric)
+  assert np.hypot(east - x, north - y) > 300
+  frame = geopandas.GeoDataFrame({'CODE_18': ['311']}, geometry=[shapely.box(x - 50, y - 50, x + 50, y + 50)], crs=2970)
+  frame.to_file(tmp_path / 'old.gpkg')
+  grid = base.PatchGrid(32620, round(east) - 200.0, round(north) + 200.0, 400, 400, 1.0)
+  row, col = np.nonzero(corine.CorineVectors(str(tmp_path / 'old.gpkg')).read(grid))
+  assert len(row) == pytest.approx(100 * 100, rel=0.01)
+  assert grid.x0_m + col.mean() + 0.5 == pytest.approx(east, abs=1)
+  assert grid.y0_m - row.mean() - 0.5 == pytest.approx(north, abs=1)
 
 
 def _read(source):
@@ -144,7 +206,7 @@ def test_pixel_map_by_code_and_by_index(tmp_path):
 def test_real_vectors_agree_with_an_independent_raster(real_data):
   # Rasterised at 25 m by the terra package (josesamos/clc); EPSG:3042 puts northing first, 25830 easting.
   vectors = corine.CorineVectors(str(real_data / 'corine' / 'clc.gpkg'))
-  assert (vectors.layer, vectors.code_column) == ('clc', 'CODE_18')
+  assert [layer[:2] for layer in vectors.layers] == [('clc', 'CODE_18')]
   pixels = corine.CorineRaster(str(real_data / 'corine' / 'clc.tif'), 'code')
   grid = base.PatchGrid(25830, 453239.0, 4099639.0, 745, 474, 25.0)
   ours, theirs = vectors.read(grid), pixels.read(grid)
@@ -153,6 +215,32 @@ def test_real_vectors_agree_with_an_independent_raster(real_data):
   ours, theirs = vectors.read(patch), pixels.read(patch)
   assert (ours == theirs).mean() > 0.95  # 10 m against 25 m pixels: they differ along borders only
   assert len(np.unique(ours)) >= 5
+
+
+def test_real_overseas_layer_beside_a_european_one(real_data, tmp_path):
+  """The two real files in one GeoPackage, as the EEA ships them: each layer gives what its file alone gives."""
+  raster = real_data / 'corine' / 'U2018_CLC2018_V2020_20u1_FR_GLP.tif'
+  with rasterio.open(raster) as file:
+    index, transform, crs = file.read(1), file.transform, file.crs
+  classed = (index > 0) & (index <= 44)
+  pieces = list(rasterio.features.shapes(index, mask=classed, transform=transform))
+  europe = geopandas.read_file(real_data / 'corine' / 'clc.gpkg')
+  guadeloupe = geopandas.GeoDataFrame(
+    {'CODE_18': [str(legend.CORINE[int(i) - 1].code) for _, i in pieces]},
+    geometry=[shapely.geometry.shape(piece) for piece, _ in pieces],
+    crs=crs,
+  )
+  europe.to_file(tmp_path / 'both.gpkg', layer='U2018_CLC2018_V2020_20u1')
+  guadeloupe.to_file(tmp_path / 'both.gpkg', layer='U2018_CLC2018_V2020_20u1_FR_GLP')
+  both = corine.CorineVectors(str(tmp_path / 'both.gpkg'))
+  assert len({layer.crs for layer in both.layers}) == 2
+  spain = base.PatchGrid(32630, 456_000.0, 4_090_000.0, 256, 256)
+  alone = corine.CorineVectors(str(real_data / 'corine' / 'clc.gpkg'))
+  np.testing.assert_array_equal(both.read(spain), alone.read(spain))
+  basse_terre = base.PatchGrid(32620, 640_000.0, 1_790_000.0, 256, 256)
+  ours, theirs = both.read(basse_terre), corine.CorineRaster(str(raster), 'index').read(basse_terre)
+  assert len(np.unique(theirs)) >= 3
+  assert (ours == theirs).mean() > 0.999  # pixel centres on an edge of 100 m cells may go either way
 
 
 def test_real_grid_index_raster_knows_sea_from_land(real_data):
