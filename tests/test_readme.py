@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import rasterio
 
+from tests.sources import loopback
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 BIN = pathlib.Path(sys.executable).parent
@@ -170,11 +172,25 @@ def test_scene_of_ones_own(quickstart):
     assert np.isfinite(embedding.read()).all()
 
 
+@pytest.mark.slow
+def test_records_at_a_url(quickstart):
+  """The lines with a bucket: a folder that a web server on loopback shows."""
+  publish, train = [line for line in commands() if 'gs://BUCKET' in line]
+  here = [part.replace('~', str(quickstart)).replace('gs://BUCKET', f'{quickstart}/bucket') for part in publish.split()]
+  assert 'Published: ' in run(here, quickstart)
+  with loopback.Server(quickstart / 'bucket').running() as server:
+    command = shlex.split(train.replace('gs://BUCKET', f'{server.url}/data'))
+    said = run([*command, *SMALL['deepsentinel.main']], quickstart)
+    assert SAYS['deepsentinel.main'] in said
+    assert server.seen['GET'] > 10
+
+
 def test_every_command_is_run():
   """A line added to the README is of a kind that runs here, or is named as run elsewhere."""
   sections = {line for title in re.findall(r'^### (.*)$', README, re.MULTILINE) for line in typed(title)}
   known = {'make quickstart', 'source .venv/bin/activate', *ELSEWHERE, *sections}
-  assert [line for line in commands() if line not in known and '--s1=S1.tif' not in line] == []
+  placeholders = ('--s1=S1.tif', 'gs://BUCKET')
+  assert [line for line in commands() if line not in known and not any(p in line for p in placeholders)] == []
   assert set(SAYS) == {program(shlex.split(line)) for line in sections - set(typed(SLURM))}
 
 
