@@ -8,7 +8,7 @@ import numpy as np
 
 from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
-from deepsentinel.data import batches, distances, neighbours, records, statistics
+from deepsentinel.data import batches, distances, neighbours, records, statistics, stores
 from deepsentinel.data import subsets as subsets_lib
 from deepsentinel.evaluation import baselines, metrics, scenes, sheets
 from deepsentinel.objectives import augment
@@ -176,7 +176,7 @@ def _label_fraction(own: dict[str, Any], split: records.RecordSet, seed: int, pr
   return subsets_lib.first_share(subsets_lib.nested_order(dominant, seed), own['label_fraction'])
 
 
-def _open_labelled(directory: pathlib.Path, threads: int, target: legend.Target) -> dict[str, records.RecordSet]:
+def _open_labelled(directory: stores.Folder, threads: int, target: legend.Target) -> dict[str, records.RecordSet]:
   """Every split of config.data.labelled; ValueError where labels or a split are not there."""
   there = records.splits(directory)
   if there and not target.is_scene and not records.RecordSet(directory, there[0]).labelled:

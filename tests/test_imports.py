@@ -17,9 +17,9 @@ FOUNDATION = {'sensors', 'schema', 'registry', 'legend', 'composites', 'provenan
 MAY_IMPORT = {name: FOUNDATION for name in FOUNDATION}
 MAY_IMPORT |= {
   'sources': FOUNDATION,
-  'corpus': FOUNDATION | {'sources'},
-  'packaging': FOUNDATION | {'sources', 'corpus'},  # the worker functions of tfds_builders/
   'data': FOUNDATION,
+  'corpus': FOUNDATION | {'sources', 'data'},  # what is published is read back as training reads it
+  'packaging': FOUNDATION | {'sources', 'corpus'},  # the worker functions of tfds_builders/
   'encoders': FOUNDATION,
   'decoders': FOUNDATION | {'encoders'},
 }

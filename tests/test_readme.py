@@ -16,6 +16,8 @@ import pytest
 import rasterio
 import rasterio.warp
 
+from tests.sources import loopback
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 BIN = pathlib.Path(sys.executable).parent
@@ -58,7 +60,7 @@ SAYS = {
 ELSEWHERE = {'make test', 'DEEPSENTINEL_DATA=DIR make real-data'}
 SLURM = 'Use a cluster with Slurm'
 # Lines with a placeholder, each run by a test of its own.
-PLACEHOLDERS = ('--s1=S1.tif', 'WORLDCOVER_TILES')
+PLACEHOLDERS = ('--s1=S1.tif', 'WORLDCOVER_TILES', 'gs://BUCKET')
 
 
 def commands() -> list[str]:
@@ -194,6 +196,19 @@ def test_a_map_of_ones_own(tmp_path):
     assert values == ({4} if lon < 25 else {1})  # places of Cropland and Tree cover in WorldCover's legend
     seen |= values
   assert seen == {1, 4}
+
+
+@pytest.mark.slow
+def test_records_at_a_url(quickstart):
+  """The lines with a bucket: a folder that a web server on loopback shows."""
+  publish, train = [line for line in commands() if 'gs://BUCKET' in line]
+  here = [part.replace('~', str(quickstart)).replace('gs://BUCKET', f'{quickstart}/bucket') for part in publish.split()]
+  assert 'Published: ' in run(here, quickstart)
+  with loopback.Server(quickstart / 'bucket').running() as server:
+    command = shlex.split(train.replace('gs://BUCKET', f'{server.url}/data'))
+    said = run([*command, *SMALL['deepsentinel.main']], quickstart)
+    assert SAYS['deepsentinel.main'] in said
+    assert server.seen['GET'] > 10
 
 
 def test_every_command_is_run():

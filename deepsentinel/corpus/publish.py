@@ -14,15 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fsspec
-import tenacity
 from tqdm import tqdm
 
 from deepsentinel.corpus import card, page
+from deepsentinel.data import records, stores
 
 SUMS = 'SHA256SUMS'
 CARD = 'README.md'
-_EXTRAS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 'az': 'adlfs', 'abfs': 'adlfs', 'abfss': 'adlfs', 's3': 's3fs'}
-_ATTEMPTS = 5
+_BLOCK_BYTES = 1 << 20
 
 
 def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool = True) -> int:
@@ -40,13 +39,15 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
   """
   folder = pathlib.Path(folder)
   text = describe(folder, url)
-  store, root = open_store(url)
-  sums = checksums(folder, progress)
+  store, root = stores.open_store(url)
+  if (folder / 'dataset_info.json').exists():
+    for split in records.splits(folder):
+      records.RecordSet(folder, split, threads=1)  # checks the shards, and writes the index that is published with them
   there = listing(store, root)
-  kept = {name for name in sums if same(there.get(name), folder / name)}
+  sums, kept = compare(folder, there, progress)
   listed = ''.join(f'{digest}  {name}\n' for name, digest in sums.items())
-  if SUMS in there and _patiently(store.cat_file, f'{root}/{SUMS}').decode() != listed:
-    _patiently(store.rm_file, f'{root}/{SUMS}')  # of an earlier state: until the end this copy is not whole
+  if SUMS in there and stores.patiently(store.cat_file, f'{root}/{SUMS}').decode() != listed:
+    stores.patiently(store.rm_file, f'{root}/{SUMS}')  # of an earlier state: until the end this copy is not whole
   with tqdm(total=sum((folder / name).stat().st_size for name in sums), desc='publishing', unit='B', unit_scale=True,
             disable=not progress) as bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:  # fmt: skip
 
@@ -55,7 +56,7 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
       path = folder / name
       try:
         if name not in kept:
-          _patiently(store.put_file, str(path), f'{root}/{name}')
+          stores.patiently(store.put_file, str(path), f'{root}/{name}')
       except Exception as e:  # a store can fail in any way; the other files go on
         return f'{name}: {type(e).__name__}: {e}'
       finally:
@@ -69,13 +70,13 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
       'again: what is there stays.'
     )
   for name, content in ((CARD, text), (SUMS, listed)):
-    _patiently(store.pipe_file, f'{root}/{name}', content.encode())
+    stores.patiently(store.pipe_file, f'{root}/{name}', content.encode())
   return len(sums) - len(kept)
 
 
 def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
   """Reads a published copy back and returns how many files it has; ValueError if one is not what SHA256SUMS says."""
-  store, root = open_store(url)
+  store, root = stores.open_store(url)
   try:
     lines = store.cat_file(f'{root}/{SUMS}').decode().splitlines()
   except FileNotFoundError:
@@ -84,7 +85,7 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
 
   def differs(name: str) -> str:
     try:
-      content = _patiently(store.cat_file, f'{root}/{name}')
+      content = stores.patiently(store.cat_file, f'{root}/{name}')
     except FileNotFoundError:
       return name
     return '' if hashlib.sha256(content).hexdigest() == wanted[name] else name
@@ -100,20 +101,6 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
   return len(wanted)
 
 
-def open_store(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-  """fsspec's file system and the path within it; ValueError with the command that installs a missing package."""
-  try:
-    local = {'auto_mkdir': True} if url.partition('://')[0] in (url, 'file', 'local') else {}
-    store, root = fsspec.core.url_to_fs(url, **local)
-  except ImportError as e:
-    package = _EXTRAS.get(url.partition('://')[0])
-    mend = f'pip install {package}' if package else str(e)
-    raise ValueError(f'{url} needs a package that is not installed: {mend}.') from e
-  except ValueError as e:
-    raise ValueError(f'{url}: {e}. Pass a folder or a URL such as gs://BUCKET/NAME or az://CONTAINER/NAME.') from e
-  return store, root.rstrip('/')
-
-
 def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """What is published: all but hidden files, what is half-written, and the card that is made anew."""
   for path in sorted(folder.rglob('*')):
@@ -123,37 +110,60 @@ def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       yield path
 
 
-def checksums(folder: pathlib.Path, progress: bool = True) -> dict[str, str]:
-  """SHA-256 of every file to publish, by its path with forward slashes."""
+def compare(
+  folder: pathlib.Path, there: Mapping[str, Mapping[str, Any]], progress: bool = True
+) -> tuple[dict[str, str], set[str]]:
+  """Reads every file once.
+
+  Args:
+    folder: to publish.
+    there: what a store says of its files, by path.
+    progress: shows a progress bar.
+  Returns:
+    SHA-256 of every file by its path with forward slashes; those of which the store has the same, by length and, where
+    it says it, MD5.
+  """
   paths = list(files_of(folder))
-  found = {}
+  sums, kept = {}, set()
   for path in tqdm(paths, desc='checksums', unit='file', disable=not progress):
-    with path.open('rb') as file:
-      found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, 'sha256').hexdigest()
-  return found
+    name = path.relative_to(folder).as_posix()
+    info = there.get(name)
+    alike = info is not None and info.get('size') == path.stat().st_size
+    said = md5_of(info) if alike and info is not None else None
+    sums[name], md5 = digests(path, md5=said is not None)
+    if alike and said in (None, md5):
+      kept.add(name)
+  return sums, kept
+
+
+def digests(path: pathlib.Path, *, md5: bool) -> tuple[str, bytes]:
+  """SHA-256 in hexadecimal digits and, where asked for, MD5 of a file, which is read once."""
+  sha256, other = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+  with path.open('rb', buffering=0) as file:
+    while block := file.read(_BLOCK_BYTES):
+      sha256.update(block)
+      if md5:
+        other.update(block)
+  return sha256.hexdigest(), other.digest()
 
 
 def listing(store: fsspec.AbstractFileSystem, root: str) -> dict[str, Mapping[str, Any]]:
   """What is at `root`, by its path below it."""
   store.invalidate_cache()
   try:
-    found = _patiently(store.find, root, detail=True)
+    found = stores.patiently(store.find, root, detail=True)
   except FileNotFoundError:
     return {}
   prefix = store._strip_protocol(root).rstrip('/') + '/'
   return {path.removeprefix(prefix): info for path, info in found.items()}
 
 
-def same(info: Mapping[str, Any] | None, path: pathlib.Path) -> bool:
-  """Whether a file of a store is this one: of its length, and of its MD5 where the store says it."""
-  if info is None or info.get('size') != path.stat().st_size:
-    return False
+def md5_of(info: Mapping[str, Any]) -> bytes | None:
+  """The MD5 that Google's or Azure's store says of a file; None where it says none."""
   said = info.get('md5Hash') or (info.get('content_settings') or {}).get('content_md5')
   if not said:
-    return True
-  with path.open('rb') as file:
-    digest = hashlib.file_digest(file, 'md5').digest()
-  return bytes(said) == digest if isinstance(said, (bytes, bytearray)) else said == base64.b64encode(digest).decode()
+    return None
+  return bytes(said) if isinstance(said, (bytes, bytearray)) else base64.b64decode(said)
 
 
 def describe(folder: pathlib.Path, url: str) -> str:
@@ -171,8 +181,14 @@ def describe(folder: pathlib.Path, url: str) -> str:
     counts = {s['name']: sum(int(n) for n in s['shardLengths']) for s in info['splits']}
     rows = [('Records', ', '.join(f'{name} {count:,}' for name, count in counts.items()))]
     name = info['name']
-    synthetic, labelled = bool(about.get('synthetic')), 'labelled' in name and 'unlabelled' not in name
-    use = f'```python\nimport tensorflow_datasets as tfds\nbuilder = tfds.builder_from_directory({url!r})\n```'
+    about = about.get('card', {})
+    synthetic, labelled = bool(about.get('synthetic')), bool(about.get('labelled'))
+    key = 'unlabelled' if 'unlabelled' in name else 'labelled'
+    use = (
+      f'```python\nimport tensorflow_datasets as tfds\nbuilder = tfds.builder_from_directory({url!r})\n```\n\n'
+      'or, to train on them where they lie, '
+      f'`python -m deepsentinel.main --config=configs/NAME.py --config.data.{key}={url}`.'
+    )
   else:
     raise ValueError(
       f'{folder} is neither a corpus ({card.FILE}) nor records of `tfds build` (dataset_info.json). Name such a folder.'
@@ -190,13 +206,3 @@ def describe(folder: pathlib.Path, url: str) -> str:
       )
       lines.append('OpenStreetMap: © OpenStreetMap contributors, Open Database Licence 1.0.')
   return '\n'.join(lines) + '\n'
-
-
-def _patiently(ask: Any, *arguments: Any, **named: Any) -> Any:
-  """Calls a store, again where it is busy or breaks off; what is wrong for good (no file, no right) raises at once."""
-  for_good = tenacity.retry_if_not_exception_type(
-    (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError, TypeError)
-  )
-  wait = tenacity.wait_random_exponential(multiplier=0.5, max=30)
-  retrying = tenacity.Retrying(retry=for_good, stop=tenacity.stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True)
-  return retrying(ask, *arguments, **named)

@@ -5,7 +5,9 @@ uint32 masked CRC32C of those bytes, all little-endian (TensorFlow, core/lib/io/
 the protobuf wire format and skips over the tensors, so that indexing touches a few kilobytes a record.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -14,7 +16,7 @@ import pathlib
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,11 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import tqdm
+from absl import logging
 
 from deepsentinel import schema
+from deepsentinel.data import stores
+from deepsentinel.data.shards import truncated
 
 FORMAT = 2
 HEADER = struct.Struct('<QI')
@@ -72,17 +77,17 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 class _Window:
-  """Reads a file at any position through a small buffer."""
+  """Reads a shard at any position through a small buffer; `read` takes a position and a count."""
 
-  def __init__(self, file: int, size: int, window_bytes: int = 4096):
-    self._file, self._size, self._window_bytes = file, size, window_bytes
+  def __init__(self, read: Callable[[int, int], bytes], window_bytes: int):
+    self._read, self._window_bytes = read, window_bytes
     self._start, self._data = 0, b''
 
   def at(self, position: int, count: int) -> bytes:
     """`count` bytes from `position`, fewer where the file ends."""
     begin = position - self._start
     if begin < 0 or begin + count > len(self._data):
-      self._data = os.pread(self._file, max(count, self._window_bytes), position)
+      self._data = self._read(position, max(count, self._window_bytes))
       self._start, begin = position, 0
     return self._data[begin : begin + count]
 
@@ -174,72 +179,61 @@ def _walk_record(window: _Window, start: int, size: int, fields: Mapping[str, sc
   return offsets, scalars
 
 
-def truncated(shard: pathlib.Path, found: int, expected: str, detail: str) -> ValueError:
-  """The error for a shard that ends too early."""
-  return ValueError(
-    f'{shard} is cut short or damaged: found {found:,} bytes, expected {expected}; {detail}. Restore this file from '
-    'where the records were copied from, or write them anew with `tfds build tfds_builders/... --overwrite`.'
-  )
-
-
-def _walk_shard(path: pathlib.Path, records: int, expected_bytes: int | None, fields, progress) -> list[tuple]:
+def _walk_shard(shards, number: int, records: int, expected_bytes: int | None, fields, progress) -> list[tuple]:
   """(start, size, crc, offsets, scalars) of each of the `records` records of a shard."""
-  found = path.stat().st_size
+  path, found = shards.path(number), shards.size(number)
   expected = f'{expected_bytes:,}' if expected_bytes is not None else f'{records} whole records'
   rows: list[tuple] = []
-  file = os.open(path, os.O_RDONLY)
-  try:
-    window = _Window(file, found)
-    position = 0
-    while position < found:
-      header = window.at(position, HEADER.size)
-      size = HEADER.unpack(header)[0] if len(header) == HEADER.size else 0
-      end = position + HEADER.size + size + CRC.size
-      if len(header) < HEADER.size or end > found:
-        raise truncated(path, found, expected, f'record {len(rows)} of {records} begins at byte {position:,}')
-      if masked_crc32c(header[:8]) != HEADER.unpack(header)[1]:
-        raise truncated(path, found, expected, f'record {len(rows)} at byte {position:,} has a damaged header')
-      try:
-        offsets, scalars = _walk_record(window, position + HEADER.size, size, fields)
-      except (ValueError, IndexError, UnicodeDecodeError, struct.error) as error:
-        raise truncated(path, found, expected, f'record {len(rows)} at byte {position:,}: {error}') from error
-      crc = CRC.unpack(window.at(end - CRC.size, CRC.size))[0]
-      rows.append((position + HEADER.size, size, crc, offsets, scalars))
-      position = end
-      progress.update()
-  finally:
-    os.close(file)
+  window = _Window(functools.partial(shards.read, number), shards.window_bytes)
+  position = 0
+  while position < found:
+    header = window.at(position, HEADER.size)
+    size = HEADER.unpack(header)[0] if len(header) == HEADER.size else 0
+    end = position + HEADER.size + size + CRC.size
+    if len(header) < HEADER.size or end > found:
+      raise truncated(path, found, expected, f'record {len(rows)} of {records} begins at byte {position:,}')
+    if masked_crc32c(header[:8]) != HEADER.unpack(header)[1]:
+      raise truncated(path, found, expected, f'record {len(rows)} at byte {position:,} has a damaged header')
+    try:
+      offsets, scalars = _walk_record(window, position + HEADER.size, size, fields)
+    except stores.Unreadable:
+      raise
+    except (ValueError, IndexError, UnicodeDecodeError, struct.error) as error:
+      raise truncated(path, found, expected, f'record {len(rows)} at byte {position:,}: {error}') from error
+    crc = CRC.unpack(window.at(end - CRC.size, CRC.size))[0]
+    rows.append((position + HEADER.size, size, crc, offsets, scalars))
+    position = end
+    progress.update()
   if len(rows) != records:
     raise truncated(path, found, expected, f'it holds {len(rows)} records, dataset_info.json says {records}')
   return rows
 
 
-def build(
-  shards: Sequence[pathlib.Path], lengths: Sequence[int], split_bytes: int, fields: Mapping[str, schema.TensorField]
-) -> RecordIndex:
+def build(shards, lengths: Sequence[int], split_bytes: int, fields: Mapping[str, schema.TensorField]) -> RecordIndex:
   """Walks all shards of a split.
 
   Args:
-    shards: TFRecord files, in order.
+    shards: `shards.LocalShards` or `UrlShards`.
     lengths: records of each, from dataset_info.json.
     split_bytes: bytes of all Examples of the split, from dataset_info.json; 0 where unknown.
     fields: the tensors to look for.
   Raises:
     ValueError: a shard is cut short, damaged or holds other records; names the shard, expected and found size.
   """
-  sizes = [path.stat().st_size for path in shards]
+  sizes = [shards.size(number) for number in range(len(shards))]
   whole = split_bytes + sum(lengths) * (HEADER.size + CRC.size)
-  rows, shard = [], []
   with tqdm.tqdm(total=sum(lengths), desc='Indexing records', unit=' records', leave=False, delay=1) as progress:
-    for number, (path, records) in enumerate(zip(shards, lengths, strict=True)):
+
+    def walk(number: int) -> list[tuple]:
       # Where this shard alone is damaged, the others say how long it was.
       expected = whole - (sum(sizes) - sizes[number]) if split_bytes else None
-      part = _walk_shard(path, records, expected, fields, progress)
-      rows += part
-      shard += [number] * len(part)
+      return _walk_shard(shards, number, lengths[number], expected, fields, progress)
+
+    parts = _map(walk, len(sizes), shards.walkers)
+  rows = [row for part in parts for row in part]
   table = {c.name: [row[4][c.name] for row in rows] for c in schema.SCALARS}
   return RecordIndex(
-    shard=np.array(shard, np.int32),
+    shard=np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts]),
     start=np.array([row[0] for row in rows], np.int64),
     size=np.array([row[1] for row in rows], np.int64),
     crc=np.array([row[2] for row in rows], np.uint32),
@@ -248,14 +242,26 @@ def build(
   )
 
 
+def _map(walk: Callable[[int], list[tuple]], count: int, workers: int) -> list[list[tuple]]:
+  """`walk` of 0 to count - 1, several at a time where that is worth it."""
+  if workers == 1:
+    return [walk(number) for number in range(count)]
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    try:
+      return list(pool.map(walk, range(count)))
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
+
+
 def _column(column: schema.ScalarField, values: list):
   return np.array(values, object if column.dtype == 'string' else column.dtype)
 
 
-def _signature(directory: pathlib.Path, shards: Sequence[pathlib.Path], lengths: Sequence[int]) -> dict:
+def _signature(folder: stores.Folder, shards, lengths: Sequence[int]) -> dict:
   """What an index was made of: if any of it differs, the index is stale."""
-  features = hashlib.sha256((directory / 'features.json').read_bytes()).hexdigest()
-  files = [[path.name, path.stat().st_size, length] for path, length in zip(shards, lengths, strict=True)]
+  features = hashlib.sha256(stores.read_file(folder, 'features.json') or b'').hexdigest()
+  files = [[pathlib.PurePath(shards.path(i)).name, shards.size(i), length] for i, length in enumerate(lengths)]
   return {'format': FORMAT, 'features': features, 'shards': files}
 
 
@@ -266,6 +272,7 @@ def save(index: RecordIndex, path: pathlib.Path, signature: dict) -> None:
   table = pyarrow.Table.from_pandas(frame, preserve_index=False)
   table = table.replace_schema_metadata({b'deepsentinel': json.dumps(signature).encode()})
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
   except OSError as error:
     warnings.warn(f'Cannot write {path} ({error.strerror}); the records are indexed anew each time.', stacklevel=3)
@@ -280,12 +287,12 @@ def save(index: RecordIndex, path: pathlib.Path, signature: dict) -> None:
     raise
 
 
-def load(path: pathlib.Path, signature: dict, fields: Mapping[str, schema.TensorField]) -> RecordIndex | None:
-  """The saved index, or None where there is none or it was made of other shards."""
-  if not path.is_file():
+def load(source: pathlib.Path | bytes, signature: dict, fields: Mapping[str, schema.TensorField]) -> RecordIndex | None:
+  """A saved index, or None where there is none or it was made of other shards."""
+  if isinstance(source, pathlib.Path) and not source.is_file():
     return None
   try:
-    table = pyarrow.parquet.read_table(path)
+    table = pyarrow.parquet.read_table(pyarrow.BufferReader(source) if isinstance(source, bytes) else source)
   except (pyarrow.ArrowInvalid, OSError):
     return None
   said = json.loads((table.schema.metadata or {}).get(b'deepsentinel', b'null'))
@@ -302,42 +309,57 @@ def load(path: pathlib.Path, signature: dict, fields: Mapping[str, schema.Tensor
   )
 
 
-def _agrees(index: RecordIndex, shards: Sequence[pathlib.Path]) -> bool:
+def _agrees(index: RecordIndex, shards) -> bool:
   """Whether the first and the last record of every shard are the ones indexed: header and checksum stand there."""
   order = np.arange(len(index.shard))
-  for number, path in enumerate(shards):
+  ends: list[int] = []
+  for number in range(len(shards)):
     members = order[index.shard == number]
-    if not members.size:
-      continue
-    with open(path, 'rb', buffering=0) as file:
-      for i in (members[0], members[-1]):
-        file.seek(index.start[i] - HEADER.size)
-        header = file.read(HEADER.size)
-        file.seek(index.start[i] + index.size[i])
-        footer = file.read(CRC.size)
-        if len(header) < HEADER.size or HEADER.unpack(header)[0] != index.size[i]:
-          return False
-        if len(footer) < CRC.size or CRC.unpack(footer)[0] != index.crc[i]:
-          return False
+    ends += [members[0], members[-1]] if members.size else []
+  wanted = []
+  for i in ends:
+    number, start, size = int(index.shard[i]), int(index.start[i]), int(index.size[i])
+    wanted += [(number, start - HEADER.size, HEADER.size), (number, start + size, CRC.size)]
+  found = iter(shards.read_all(wanted))
+  for i, header, footer in zip(ends, found, found, strict=True):
+    if len(header) < HEADER.size or HEADER.unpack(header)[0] != index.size[i]:
+      return False
+    if len(footer) < CRC.size or CRC.unpack(footer)[0] != index.crc[i]:
+      return False
   return True
 
 
 def load_or_build(
-  directory: pathlib.Path,
+  folder: stores.Folder,
   split: str,
-  shards: Sequence[pathlib.Path],
+  shards,
   lengths: Sequence[int],
   split_bytes: int,
   fields: Mapping[str, schema.TensorField],
 ) -> RecordIndex:
-  """The index of a split: the one stored beside the shards, or a new one where that is missing or stale."""
-  for path in shards:
-    if not path.is_file():
-      raise truncated(path, 0, 'a TFRecord shard', 'there is no such file')
-  path = directory / f'index.{split}.parquet'
-  signature = _signature(directory, shards, lengths)
+  """The index of a split: the one kept, the one published with the shards, or a new one where both are stale.
+
+  Args:
+    folder: the prepared directory.
+    split: its name.
+    shards: `shards.LocalShards` or `UrlShards`.
+    lengths, split_bytes, fields: as of `build`.
+  Raises:
+    ValueError: a shard is damaged, or cannot be read.
+  """
+  name = f'index.{split}.parquet'
+  path, signature = shards.kept / name, _signature(folder, shards, lengths)
   index = load(path, signature, fields)
+  if index is not None and _agrees(index, shards):
+    return index
+  published = stores.read_file(folder, name) if isinstance(folder, str) else None
+  index = load(published, signature, fields) if published else None
   if index is None or not _agrees(index, shards):
+    if isinstance(folder, str):
+      logging.warning(
+        '%s has no index of these shards: they are indexed by range reads, once. `python -m deepsentinel.corpus '
+        'publish FOLDER URL` publishes it with them.', stores.plain(folder),
+      )  # fmt: skip
     index = build(shards, lengths, split_bytes, fields)
-    save(index, path, signature)
+  save(index, path, signature)
   return index

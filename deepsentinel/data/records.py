@@ -1,16 +1,14 @@
 """Random access to prepared records: any crop of any patch of a TFDS directory, without TensorFlow.
 
-A read touches only the crop's rows, with `preadv` on several threads, and puts them into the batch array. Files are
-never mapped: a shard that is cut while mapped kills the process, while a short read raises.
+A read touches only the crop's rows, with `preadv` on several threads or by range requests to a URL, and puts them into
+the batch array. Files are never mapped: a shard that is cut while mapped kills the process, while a short read raises.
 """
 
 import concurrent.futures
-import functools
 import itertools
 import json
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,30 +17,18 @@ import pandas as pd
 import tqdm
 
 from deepsentinel import schema, sensors
-from deepsentinel.data import recordindex
+from deepsentinel.data import recordindex, stores
+from deepsentinel.data import shards as shards_lib
 
 BUILDERS = ('deepsentinel_labelled', 'deepsentinel_unlabelled', 'deepsentinel_mines')
-_OPEN_FILES = 256
-_BAND_BYTES = 512 << 10  # of a scratch buffer; stays in a core's cache
-
-
-class _Shard:
-  """An open file that closes itself when the last reader lets go of it."""
-
-  def __init__(self, path: pathlib.Path):
-    self.path = path
-    self.descriptor = os.open(path, os.O_RDONLY)
-
-  def __del__(self):
-    if hasattr(self, 'descriptor'):
-      os.close(self.descriptor)
 
 
 class RecordSet:
   """One split of a prepared directory.
 
   Attributes:
-    directory: the prepared directory (holds dataset_info.json).
+    directory: the prepared directory (holds dataset_info.json), or its URL.
+    kept: the folder that keeps what is made of the records: the directory, or one of this machine for a URL.
     split: its name.
     card: the corpus card the records were packaged with.
     spec: the sensor contract.
@@ -57,17 +43,18 @@ class RecordSet:
     """Opens a split and checks it.
 
     Args:
-      directory: a prepared directory; `resolve` finds it by name.
+      directory: a prepared directory or the URL of one; `resolve` finds it by name.
       split: 'train', 'validation' or 'test'.
       threads: reading threads of one batch.
     Raises:
-      ValueError: not a prepared directory, no such split, or a shard that is missing, cut short or damaged.
+      ValueError: not a prepared directory, no such split, or a shard that is missing, cut short or damaged; a store
+        that refuses.
     """
-    self.directory = pathlib.Path(directory)
+    self.directory: stores.Folder = stores.folder_of(directory)
     self.split = split
     self._threads = max(1, threads)
-    info = _read_json(self.directory / 'dataset_info.json')
-    self.card = card(self.directory)
+    info = _read_json(self.directory, 'dataset_info.json')
+    self.card = card(directory)
     self.spec = sensors.SensorSpec.from_dict(self.card['spec'])
     self.patch_px: int = self.card['patch_px']
     self.labelled: bool = self.card['labelled']
@@ -84,7 +71,8 @@ class RecordSet:
       raise ValueError(f'{self.directory} has no split {split!r}. Splits: {", ".join(splits) or "none"}.')
     lengths = [int(n) for n in splits[split]['shardLengths']]
     names = [f'{info["name"]}-{split}.tfrecord-{i:05d}-of-{len(lengths):05d}' for i in range(len(lengths))]
-    self._shards = [self.directory / name for name in names]
+    self._shards = shards_lib.open_shards(self.directory, names)
+    self.kept = self._shards.kept
     self._index = recordindex.load_or_build(
       self.directory, split, self._shards, lengths, int(splits[split].get('numBytes', 0)), self.fields
     )
@@ -93,11 +81,11 @@ class RecordSet:
 
   def _start(self) -> None:
     # Eagerly: the first batches are asked for by several threads at once.
-    self._open = functools.lru_cache(maxsize=_OPEN_FILES)(lambda number: _Shard(self._shards[number]))
-    self._pool = concurrent.futures.ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+    threads = 1 if self._shards.concurrent else self._threads
+    self._pool = concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else None
 
   def __getstate__(self) -> dict:
-    return {k: v for k, v in self.__dict__.items() if k not in ('_open', '_pool')}
+    return {k: v for k, v in self.__dict__.items() if k != '_pool'}
 
   def __setstate__(self, state: dict) -> None:
     self.__dict__.update(state)
@@ -134,7 +122,8 @@ class RecordSet:
     Returns:
       [B, crop_px, crop_px(, C)] in the field's stored dtype.
     Raises:
-      ValueError: unknown field, a crop that leaves its patch, or a shard that became shorter since it was opened.
+      ValueError: unknown field, a crop that leaves its patch, or a shard that became shorter since it was opened; a
+        store that does not answer.
     """
     known = self._field(field)
     index, row, col = (np.asarray(a, np.int64).reshape(-1) for a in (index, row, col))
@@ -154,44 +143,16 @@ class RecordSet:
     target = out.reshape(*shape[:2], math.prod(shape[2:])).view(np.uint8)
     stride = known.shape[1] * pixel_bytes
     if self._pool is None or len(index) < 2 * self._threads:
-      self._read_bands(shard, start, left, stride, target)
+      self._shards.read_bands(shard, start, left, stride, target)
       return out
     parts = np.linspace(0, len(index), self._threads + 1).astype(int)
     jobs = [
-      self._pool.submit(self._read_bands, shard[a:b], start[a:b], left[a:b], stride, target[a:b])
+      self._pool.submit(self._shards.read_bands, shard[a:b], start[a:b], left[a:b], stride, target[a:b])
       for a, b in itertools.pairwise(parts.tolist())
     ]
     for job in jobs:
       job.result()
     return out
-
-  def _read_bands(
-    self, shard: np.ndarray, start: np.ndarray, left: np.ndarray, stride: int, target: np.ndarray
-  ) -> None:
-    """Fills `target` crop by crop: bands of the crop's rows into a scratch buffer, their columns from there.
-
-    Measured on one core, 128-px crops of 256-px patches: bands 6,100 crops/s, one gathering `preadv` a crop (rows into
-    the target, gaps into scratch) 4,000, one read a row 1,800 (benchmarks/record_reader.py).
-
-    Args:
-      shard, start, left: int [B]; shard number, offset of the crop's first row in it, bytes to skip at its left.
-      stride: bytes of a patch's row.
-      target: uint8 [B, rows, width].
-    """
-    rows, width = target.shape[1:]
-    whole = width == stride
-    band = rows if whole else max(1, min(rows, _BAND_BYTES // stride))
-    scratch = np.empty((0 if whole else band, stride), np.uint8)
-    numbers, starts, lefts = shard.tolist(), start.tolist(), left.tolist()
-    for crop, number, offset, skip in zip(target, numbers, starts, lefts, strict=True):
-      file = self._open(number)
-      for row in range(0, rows, band):
-        count = min(band, rows - row)
-        read = crop if whole else scratch[:count]
-        if os.preadv(file.descriptor, [read.data], offset + row * stride) != read.nbytes:
-          _finish_read(file, read, offset + row * stride)
-        if not whole:
-          crop[row : row + count] = read[:, skip : skip + width]
 
   def _field(self, name: str) -> schema.TensorField:
     if name not in self.fields:
@@ -227,64 +188,49 @@ class RecordSet:
     """
     i = self._index
     for n in tqdm.trange(len(self), desc=f'Verifying {self.split}', unit=' records', leave=False, disable=not progress):
-      file = self._open(int(i.shard[n]))
+      number, start, size = int(i.shard[n]), int(i.start[n]), int(i.size[n])
       # The index holds the checksum as it was when the shard was indexed; the shard's own stands behind the data.
-      data = os.pread(file.descriptor, int(i.size[n]) + recordindex.CRC.size, int(i.start[n]))
-      if len(data) < i.size[n] + recordindex.CRC.size:
-        raise recordindex.truncated(
-          file.path,
-          os.fstat(file.descriptor).st_size,
-          f'at least {i.start[n] + i.size[n] + 4:,}',
-          f'record {n} is not whole',
-        )
+      data = self._shards.read(number, start, size + recordindex.CRC.size)
+      path = self._shards.path(number)
+      if len(data) < size + recordindex.CRC.size:
+        expected = f'at least {start + size + 4:,}'
+        raise shards_lib.truncated(path, self._shards.size(number), expected, f'record {n} is not whole')
       stated = recordindex.CRC.unpack(data[-recordindex.CRC.size :])[0]
       if recordindex.masked_crc32c(data[: -recordindex.CRC.size]) != stated:
         raise ValueError(
-          f'{file.path}: record {n} of split {self.split!r} (patch {self.table["id"][n]!r}, byte {i.start[n]:,}) does '
+          f'{path}: record {n} of split {self.split!r} (patch {self.table["id"][n]!r}, byte {start:,}) does '
           'not match its checksum. Restore this file from where the records were copied from, or write them anew with '
           '`tfds build tfds_builders/... --overwrite`.'
         )
 
 
-def _finish_read(file: _Shard, target: np.ndarray, offset: int) -> None:
-  """Reads again in pieces what came short (a signal, a network file system); raises where the file has ended."""
-  data = bytearray()
-  while len(data) < target.nbytes:
-    more = os.pread(file.descriptor, target.nbytes - len(data), offset + len(data))
-    if not more:
-      size = os.fstat(file.descriptor).st_size
-      expected = f'at least {offset + target.nbytes:,}'
-      raise recordindex.truncated(file.path, size, expected, 'it became shorter while it was open')
-    data += more
-  target[...] = np.frombuffer(data, np.uint8).reshape(target.shape)
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_file():
-    raise ValueError(
-      f'{path.parent} is no prepared data set: {path.name} is not there. '
-      '`tfds build tfds_builders/deepsentinel_labelled` makes one.'
-    )
+def _read_json(directory: stores.Folder, name: str) -> dict[str, Any]:
+  content = stores.read_file(directory, name)
+  if content is None:
+    make = '`tfds build tfds_builders/deepsentinel_labelled` makes one.'
+    if isinstance(directory, str):
+      make = '`python -m deepsentinel.corpus publish FOLDER URL` publishes one.'
+    raise ValueError(f'{stores.plain(directory)} is no prepared data set: {name} is not there. {make}')
   try:
-    return json.loads(path.read_text())
+    return json.loads(content)
   except ValueError as error:
     raise ValueError(
-      f'{path} is damaged ({error}). Restore this file from where the records were copied from, or write them anew '
-      'with `tfds build tfds_builders/... --overwrite`.'
+      f'{stores.plain(stores.join(directory, name))} is damaged ({error}). Restore this file from where the records '
+      'were copied from, or write them anew with `tfds build tfds_builders/... --overwrite`.'
     ) from error
 
 
-def _check_features(directory: pathlib.Path, fields: dict[str, schema.TensorField]) -> None:
+def _check_features(directory: stores.Folder, fields: dict[str, schema.TensorField]) -> None:
   """Checks features.json against the schema: every tensor raw, of the promised shape and dtype."""
-  features = _read_json(directory / 'features.json').get('featuresDict', {}).get('features', {})
+  features = _read_json(directory, 'features.json').get('featuresDict', {}).get('features', {})
   for name, field in fields.items():
     tensor = features.get(name, {}).get('tensor', {})
     shape = tuple(int(d) for d in tensor.get('shape', {}).get('dimensions', []))
     found = (tensor.get('encoding'), tensor.get('dtype'), shape)
     if found != ('bytes', field.dtype, field.shape):
       raise ValueError(
-        f'{directory}: field {name!r} is stored as {found[0]} {found[1]} {found[2]}; the reader needs raw bytes of '
-        f'{field.dtype} {field.shape}. Run `tfds build` with the builders of this project.'
+        f'{stores.plain(directory)}: field {name!r} is stored as {found[0]} {found[1]} {found[2]}; the reader needs '
+        f'raw bytes of {field.dtype} {field.shape}. Run `tfds build` with the builders of this project.'
       )
 
 
@@ -302,12 +248,12 @@ def _command(name: str, config: str) -> str:
 
 def splits(directory: str | os.PathLike) -> list[str]:
   """Names of the splits of a prepared directory, in the order in which they were written."""
-  return [split['name'] for split in _read_json(pathlib.Path(directory) / 'dataset_info.json').get('splits', [])]
+  return [split['name'] for split in _read_json(stores.folder_of(directory), 'dataset_info.json').get('splits', [])]
 
 
 def card(directory: str | os.PathLike) -> dict[str, Any]:
   """The corpus card that the records of a prepared directory were packaged with; ValueError if there is none."""
-  found = _read_json(pathlib.Path(directory) / 'metadata.json').get('card', {})
+  found = _read_json(stores.folder_of(directory), 'metadata.json').get('card', {})
   if not found:
     raise ValueError(
       f'{directory} was not packaged by a DeepSentinel builder: metadata.json holds no corpus card. '
@@ -316,27 +262,35 @@ def card(directory: str | os.PathLike) -> dict[str, Any]:
   return found
 
 
-def _newest_version(folder: pathlib.Path) -> pathlib.Path | None:
-  versions = [p.parent for p in folder.glob('*.*.*/dataset_info.json') if p.parent.name.replace('.', '').isdigit()]
-  return max(versions, key=lambda p: tuple(map(int, p.name.split('.'))), default=None)
+def _newest_version(folder: stores.Folder) -> stores.Folder | None:
+  versions = [name for name in stores.folders(folder) if name.count('.') == 2 and name.replace('.', '').isdigit()]
+  for name in sorted(versions, key=lambda name: tuple(map(int, name.split('.'))), reverse=True):
+    if stores.holds(stores.join(folder, name), 'dataset_info.json'):
+      return stores.join(folder, name)
+  return None
 
 
-def resolve(name: str | os.PathLike, data_dir: str | os.PathLike = '') -> pathlib.Path:
+def resolve(name: str | os.PathLike, data_dir: str | os.PathLike = '') -> stores.Folder:
   """The prepared directory of a data set.
 
   Args:
-    name: a path (prepared directory, or the folder of a config above it), or 'deepsentinel_labelled/demo',
+    name: a path or a URL (prepared directory, or the folder of a config above it), or 'deepsentinel_labelled/demo',
       'deepsentinel_labelled/demo:1.0.0', or 'deepsentinel_labelled' where only one config is prepared.
-    data_dir: where names are looked up; default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data_dir: the folder or URL where names are looked up; default $TFDS_DATA_DIR or ~/tensorflow_datasets.
   Raises:
     ValueError: nothing is prepared there; names the commands that make it.
   """
-  path = pathlib.Path(name).expanduser()
-  if (path / 'dataset_info.json').is_file():
-    return path
-  if path.is_dir() and (newest := _newest_version(path)):
+  given = stores.folder_of(name)
+  if stores.holds(given, 'dataset_info.json'):
+    return given
+  if newest := _newest_version(given):
     return newest
-  home = pathlib.Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+  if isinstance(given, str):
+    raise ValueError(
+      f'{stores.plain(given)} holds no prepared records (no dataset_info.json). Publish some there: '
+      f'`python -m deepsentinel.corpus publish FOLDER {stores.plain(given)}`, FOLDER made by `tfds build`.'
+    )
+  home = stores.folder_of(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
   dataset, _, config = str(name).replace(':', '/').partition('/')
   config, _, version = config.partition('/')
   if dataset not in BUILDERS:
@@ -344,20 +298,32 @@ def resolve(name: str | os.PathLike, data_dir: str | os.PathLike = '') -> pathli
       f'{name!r} is neither a prepared directory nor a known data set. Known: {", ".join(BUILDERS)} '
       "(with '/CONFIG'), or the path of a directory that `tfds build` wrote."
     )
-  prepared = {p.name: newest for p in sorted((home / dataset).glob('*')) if (newest := _newest_version(p))}
-  if not config and len(prepared) > 1:
+  above = stores.join(home, dataset)
+  if (
+    config and version and stores.holds(exact := stores.join(stores.join(above, config), version), 'dataset_info.json')
+  ):
+    return exact
+  found = {n: newest for n in stores.folders(above) if (newest := _newest_version(stores.join(above, n)))}
+  if not config and len(found) > 1:
     raise ValueError(
-      f"{dataset} is prepared in {home} as {', '.join(prepared)}; say which: '{dataset}/{next(iter(prepared))}'."
+      f"{dataset} is prepared in {home} as {', '.join(found)}; say which: '{dataset}/{next(iter(found))}'."
     )
-  config = config or next(iter(prepared), 'demo')
-  found = prepared.get(config)
-  if found is not None and version:
-    found = found.parent / version if (found.parent / version / 'dataset_info.json').is_file() else None
-  if found is None:
-    also = f' Prepared there: {", ".join(prepared)}.' if prepared else ''
-    wanted = f'{dataset}/{config}' + (f' version {version}' if version else '')
-    raise ValueError(
-      f'{wanted} is not prepared in {home}.{also} Make it with {_command(dataset, config)}'
-      + (f' --data_dir={home}.' if data_dir else '.')
+  config = config or next(iter(found), 'demo')
+  if config in found and not version:
+    return found[config]
+  raise ValueError(_not_prepared(home, dataset, config, version, list(found), bool(data_dir)))
+
+
+def _not_prepared(home: stores.Folder, dataset: str, config: str, version: str, found: list[str], named: bool) -> str:
+  """What to do about a data set that is not there."""
+  also = f' Prepared there: {", ".join(found)}.' if found else ''
+  said = (
+    f'{dataset}/{config}' + (f' version {version}' if version else '') + f' is not prepared in {stores.plain(home)}.'
+  )
+  if isinstance(home, str):
+    return (
+      f'{said}{also} Publish it there with `python -m deepsentinel.corpus publish FOLDER '
+      f'{stores.plain(home)}/{dataset}/{config}/1.0.0`; of a server that lists no folders, name the version as well: '
+      f"'{dataset}/{config}:1.0.0'."
     )
-  return found
+  return f'{said}{also} Make it with {_command(dataset, config)}' + (f' --data_dir={home}.' if named else '.')

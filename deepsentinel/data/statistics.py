@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from deepsentinel import sensors
+from deepsentinel.data import stores
 
 _CHUNK_PIXELS = 1 << 20  # 2**20 squares of 16-bit numbers sum to less than 2**52: exact in float64
 _BLOCK_PIXELS = 1 << 12  # stays in the processor's cache: five times faster than a chunk at once
@@ -163,8 +164,9 @@ def band_statistics(
 ) -> BandStatistics:
   """Mean and standard deviation of every band over valid pixels, in one pass over the patches.
 
-  The result is kept in a JSON file beside the records, named by the split and a hash of the patches' ids. A pass that
-  was interrupted goes on where it last saved. Where the folder cannot be written, nothing is kept.
+  The result is kept in a JSON file beside the records (of a URL, in `records.kept`), named by the split and a hash of
+  the patches' ids. A pass that was interrupted goes on where it last saved. Where the folder cannot be written, nothing
+  is kept. Of a URL, the file that was published with the records is taken where there is one.
 
   Args:
     records: a `records.RecordSet`.
@@ -182,6 +184,8 @@ def band_statistics(
   index = np.sort(index)
   path = _cache_path(records, index)
   kept = _read_json(path)
+  if not kept.get('complete') and isinstance(records.directory, str):
+    kept = _published(records.directory, path.name) or kept
   if kept.get('complete'):
     statistics = BandStatistics.from_dict(kept['statistics'])
   else:
@@ -239,7 +243,17 @@ def _cache_path(records, index: np.ndarray) -> pathlib.Path:
     'ids': [str(i) for i in records.table['id'].to_numpy()[index]],
   }
   digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-  return pathlib.Path(records.directory) / f'band_statistics-{records.split}-{digest}.json'
+  return pathlib.Path(records.kept) / f'band_statistics-{records.split}-{digest}.json'
+
+
+def _published(url: str, name: str) -> dict:
+  """Whole statistics that were published beside records; {} without."""
+  try:
+    found = json.loads(stores.read_file(url, name) or b'{}')
+  except json.JSONDecodeError as error:
+    logging.warning('Band statistics are computed anew: %s of %s is damaged (%s).', name, stores.plain(url), error)
+    return {}
+  return found if found.get('complete') else {}
 
 
 def _read_json(path: pathlib.Path) -> dict:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from deepsentinel.data import stores
 from deepsentinel.report.runs import STAGES, Run, flatten
 
 _SYNTHETIC = 'Results on SyntheticEarth, a simulated world: they say nothing about real imagery.'
@@ -218,11 +219,14 @@ def _grid_command(folder: pathlib.Path) -> str:
 
 
 def _record_commands(run: Run) -> list[str]:
-  """Commands that sample and package the records a run read; read from where they lay: .../BUILDER/CONFIG/VERSION."""
+  """Commands that sample and package the records a run read; read from where they lay: .../BUILDER/CONFIG/VERSION.
+
+  Records at a URL need none: the command of the run names it.
+  """
   lines: list[str] = []
   for about in record_sets(run):
     parts = pathlib.PurePath(str(about.get('directory', ''))).parts
-    if len(parts) < 3 or not parts[-3].startswith('deepsentinel_'):
+    if stores.is_url(about.get('directory', '')) or len(parts) < 3 or not parts[-3].startswith('deepsentinel_'):
       continue
     builder, config, name = parts[-3], parts[-2], str(about.get('name', ''))
     build = ['tfds', 'build', f'tfds_builders/{builder}', f'--config={config}']

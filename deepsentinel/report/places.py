@@ -1,13 +1,12 @@
 """Where the corpus lies: its points by split on a map, and what its record sets hold."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import pandas as pd
 
 from deepsentinel import legend
-from deepsentinel.data import distances, records
+from deepsentinel.data import distances, records, stores
 from deepsentinel.evaluation import baselines, samples
 from deepsentinel.report import facts, figures, pictures
 from deepsentinel.report.pictures import Picture
@@ -38,14 +37,15 @@ class Places:
 
 
 def describe(runs: list[Run]) -> Places:
-  """Map, samples and facts of the record sets that the runs read, as far as they are on this machine."""
+  """Map, samples and facts of the record sets that the runs read, as far as they can be read."""
   rows: list[tuple[str, str]] = []
   groups: dict[str, list[pd.DataFrame]] = {}
   missing: list[str] = []
   shown: list[pictures.Sample] = []
   for kind, directory in _directories(runs, missing):
     try:
-      splits = {split: records.RecordSet(directory, split, threads=1) for split in SPLITS if _has(directory, split)}
+      there = records.splits(directory) if stores.holds(directory, 'dataset_info.json') else []
+      splits = {split: records.RecordSet(directory, split, threads=1) for split in SPLITS if split in there}
       if kind == 'labelled' and not shown and splits:
         shown = _samples(next(iter(splits.values())))
     except (ValueError, OSError) as error:
@@ -88,17 +88,17 @@ def _samples(split: records.RecordSet) -> list[pictures.Sample]:
   return found
 
 
-def _directories(runs: list[Run], missing: list[str]) -> list[tuple[str, pathlib.Path]]:
+def _directories(runs: list[Run], missing: list[str]) -> list[tuple[str, stores.Folder]]:
   """(kind, prepared directory) once each: as a run recorded it or, for a run that got less far, by its config's name.
 
   The unlabelled ones only of runs that pretrained on them.
   """
-  found: dict[tuple[str, pathlib.Path], None] = {}
+  found: dict[tuple[str, stores.Folder], None] = {}
   for run in runs:
     for kind, use in (('unlabelled', 'pretrain'), ('labelled', 'train')):
       name = run.config.get(f'data.{kind}')
       if directory := run.record_set(use).get('directory'):
-        found[kind, pathlib.Path(directory)] = None
+        found[kind, stores.folder_of(directory)] = None
       elif name and not run.experiment.get('data') and (kind == 'labelled' or run.objective not in ('', 'none')):
         try:
           found[kind, records.resolve(name, run.config.get('data.data_dir') or '')] = None
@@ -109,10 +109,6 @@ def _directories(runs: list[Run], missing: list[str]) -> list[tuple[str, pathlib
 
 def _not_on_the_map(error: Exception) -> str:
   return f'Not on the map: {str(error).split(". ")[0].rstrip(".")}.'
-
-
-def _has(directory: pathlib.Path, split: str) -> bool:
-  return any(directory.glob(f'*-{split}.tfrecord-*'))
 
 
 def _coordinates(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

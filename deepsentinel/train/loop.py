@@ -246,19 +246,24 @@ class _Training:
     with bar, _StopRequest(parallel.process_count()) as stop:
       while self.step < stage.total_steps and not self.stopped_early:
         self.state, metrics = take_step(self.state, ready)
+        failure: ValueError | None = None
         if self.step + 1 < stage.total_steps:
-          ready, _ = _place(next(batches))  # read and sent while the step runs
+          try:
+            ready, _ = _place(next(batches))  # read and sent while the step runs
+          except ValueError as error:  # a store that is away, a damaged shard: what is done is saved first
+            failure = error
         if unread is not None:
           self._account(*unread)
         self.step += 1
         trace.after_step()
         unread = (self.step, metrics)
         bar.update(1)
-
         log_due = self.step % stage.log_every == 0 or self.step == stage.total_steps
         validation_due = stage.validation_due(self.step)
         save_due = self.step % stage.save_every == 0 or self.step == stage.total_steps
-        stopping = parallel.stop_agreed(self.step, bool(stop.number))
+        stopping = parallel.stop_agreed(self.step, bool(stop.number or failure))
+        if failure and not stopping:  # of several processes none can save alone
+          raise failure
         if not (log_due or validation_due or save_due or stopping):
           continue
         self._account(*unread)
@@ -282,7 +287,7 @@ class _Training:
         if validation_due or (save_due and stage.validation is None):
           self._draw()
         if stopping:
-          self._leave(stop.number or signal.SIGTERM)
+          self._leave(stop.number or signal.SIGTERM, failure)
         if log_due or validation_due:
           logged_at, logged_step = time.monotonic(), self.step
 
@@ -341,10 +346,11 @@ class _Training:
     progress = {'best': self.best, 'pending': self.pending, 'seconds': self.log.seconds}
     self.checkpoints.save(parallel.unreplicate(self.state), progress)
 
-  def _leave(self, number: int) -> None:
+  def _leave(self, number: int, failure: ValueError | None) -> None:
     self.checkpoints.wait()
-    tqdm.tqdm.write(f'Stopped by signal {number} at step {self.step} of {self.stage.name}; the same command goes on.')
-    raise SystemExit(128 + number)
+    if not failure:
+      tqdm.tqdm.write(f'Stopped by signal {number} at step {self.step} of {self.stage.name}; the same command goes on.')
+    raise failure or SystemExit(128 + number)
 
 
 def evaluator(

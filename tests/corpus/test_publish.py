@@ -1,26 +1,21 @@
 """Publishing: to a folder, and to real emulators of Google Cloud Storage and of Azure on loopback."""
 
-import importlib.util
 import os
 import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import fsspec
 import pytest
 
 from deepsentinel import corpus
 from deepsentinel.corpus import publish
-from tests import commands
+from deepsentinel.data import stores
+from tests import commands, emulators
 from tests.corpus.tiny_config import get_config
-
-AZURITE = shutil.which('azurite-blob')
-AZURE_KEY = 'Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=='  # published
 
 
 @pytest.fixture(scope='module')
@@ -30,52 +25,11 @@ def made(tmp_path_factory) -> pathlib.Path:
   return corpus.run(config, tmp_path_factory.mktemp('corpus') / 'out').path
 
 
-def free_port() -> int:
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    return s.getsockname()[1]
-
-
-def wait_for(port: int, process: subprocess.Popen) -> None:
-  for _ in range(300):
-    assert process.poll() is None, 'the emulator did not start'
-    with socket.socket() as s:
-      if s.connect_ex(('127.0.0.1', port)) == 0:
-        return
-    time.sleep(0.1)
-  raise AssertionError('the emulator does not answer')
-
-
-@pytest.fixture(params=['file', 'gs', 'az'])
-def store(request, tmp_path, monkeypatch):
+@pytest.fixture(params=emulators.STORES)
+def store(request, tmp_path):
   """URL of an empty place."""
-  if request.param == 'file':
-    yield str(tmp_path / 'a store' / 'tiny')
-    return
-  port = free_port()
-  if request.param == 'gs':
-    if not all(importlib.util.find_spec(name) for name in ('gcp_storage_emulator', 'gcsfs')):
-      pytest.skip('gcp-storage-emulator and gcsfs are not installed')
-    command = [sys.executable, '-m', 'gcp_storage_emulator', 'start', '--in-memory', f'--port={port}']
-    command.append('--host=127.0.0.1')
-    monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
-  else:
-    if AZURITE is None or importlib.util.find_spec('adlfs') is None:
-      pytest.skip('Azurite (npm install -g azurite) and adlfs are not installed')
-    command = [AZURITE, '--inMemoryPersistence', '--skipApiVersionCheck', '--silent', '--blobHost', '127.0.0.1',
-               '--blobPort', str(port)]  # fmt: skip
-    monkeypatch.setenv('AZURE_STORAGE_CONNECTION_STRING', (
-      f'DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURE_KEY};'
-      f'BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;'
-    ))  # fmt: skip
-  process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-  try:
-    wait_for(port, process)
-    fsspec.filesystem(request.param, skip_instance_cache=True).mkdir('bucket')
-    yield f'{request.param}://bucket/sets/tiny'
-  finally:
-    process.kill()
-    process.wait()
+  with emulators.store(request.param, tmp_path) as url:
+    yield url
 
 
 def test_a_corpus_is_published_whole_and_once(made, store):
@@ -83,7 +37,7 @@ def test_a_corpus_is_published_whole_and_once(made, store):
   files = {path.relative_to(made).as_posix() for path in publish.files_of(made)}
   assert {'manifest.parquet', 'corpus.json', 'corpus.html', 'patches/p000000/s2.tif'} <= files
   assert sent == len(files)
-  there, root = publish.open_store(store)
+  there, root = stores.open_store(store)
   listed = publish.listing(there, root)
   assert set(listed) == files | {publish.CARD, publish.SUMS}
   assert publish.verify(store, progress=False) == len(files)
@@ -97,6 +51,24 @@ def test_a_corpus_is_published_whole_and_once(made, store):
     publish.verify(store, progress=False)
   assert publish.publish(made, store, progress=False) == 2
   assert publish.verify(store, progress=False) == len(files)
+
+
+def test_a_file_is_read_once_to_be_compared(made, store, monkeypatch):
+  publish.publish(made, store, progress=False)
+  read = []
+  digests = publish.digests
+  monkeypatch.setattr(publish, 'digests', lambda path, **named: read.append((path, named)) or digests(path, **named))
+  opened = []
+  whole = pathlib.Path.open
+  monkeypatch.setattr(pathlib.Path, 'open', lambda path, *a, **b: opened.append(path) or whole(path, *a, **b))
+  assert publish.publish(made, store, progress=False) == 0
+  tifs = [path for path in publish.files_of(made) if path.suffix == '.tif']
+  assert sorted(path for path in opened if path.suffix == '.tif') == tifs
+  assert [named['md5'] for path, named in read] == [not store.startswith('/')] * len(read)
+  # Other content of the same length is noticed where the store says an MD5.
+  there, root = stores.open_store(store)
+  there.pipe_file(f'{root}/corpus.json', b'x' * (made / 'corpus.json').stat().st_size)
+  assert publish.publish(made, store, progress=False) == (not store.startswith('/'))
 
 
 def test_a_killed_command_goes_on(made, tmp_path):

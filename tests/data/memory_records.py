@@ -24,7 +24,7 @@ class MemoryRecords:
     lon_deg: np.ndarray | None = None,
     lat_deg: np.ndarray | None = None,
   ):
-    self.directory = pathlib.Path(directory)
+    self.directory = self.kept = pathlib.Path(directory)
     self.spec = spec or sensors.SensorSpec(('B2', 'B3', 'VV'))
     self.patch_px, self.labelled, self.split, self.synthetic = patch_px, labelled, split, True
     self.card = {'name': 'memory', 'labelled': labelled}

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepsentinel import schema
-from deepsentinel.data import recordindex, records
+from deepsentinel.data import recordindex, records, shards
 from tests import tiny_records
 
 PX = 32
@@ -119,13 +119,11 @@ def test_crops_of_several_bands(tmp_path, px, crop):
   """Bands are half a megabyte: a crop may need several, and one row may be longer."""
   pixels = np.random.default_rng(0).integers(0, 65535, (crop + 9 if px > crop else crop, px), np.uint16)
   (tmp_path / 'shard').write_bytes(b'x' * 7 + pixels.tobytes())
-  shard = records._Shard(tmp_path / 'shard')
-  rs = records.RecordSet.__new__(records.RecordSet)
-  rs._open = lambda number: shard
+  local = shards.LocalShards(tmp_path, ['shard'])
   row, col = (5, 30) if px > crop else (0, 0)
   out = np.empty((1, crop, crop), np.uint16)
   first = 7 + row * px * 2
-  rs._read_bands(np.zeros(1, int), np.array([first]), np.array([col * 2]), px * 2, out.view(np.uint8))
+  local.read_bands(np.zeros(1, int), np.array([first]), np.array([col * 2]), px * 2, out.view(np.uint8))
   np.testing.assert_array_equal(out[0], pixels[row : row + crop, col : col + crop])
 
 

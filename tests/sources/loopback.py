@@ -28,17 +28,21 @@ class Answer(NamedTuple):
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """Serves what `answer` says, and the files of `folder` under /data/, with Range.
+  """Serves what `answer` says, and under /data/ the files of `folder`, with Range and ETag, and what its folders hold.
 
   Attributes:
-    faults: [pattern of the path, kind, count] still to be put in: 'status:429' (with Retry-After: 1) or any other
-      status, 'reset', 'truncated', 'slow'.
-    seen: how often each kind of fault was put in, and requests by 'GET' and 'POST'.
+    faults: [pattern of the path ('HEAD /...' of such a request), kind, count] still to be put in: 'status:429' (with
+      Retry-After: 1) or any other status, 'reset', 'truncated', 'slow'.
+    seen: how often each kind of fault was put in, and requests by 'GET', 'HEAD' and 'POST'.
+    latency_s: before each reply.
+    lists: whether folders say what they hold.
     token: what ?token= of a file request has to be; '' asks for none.
   """
 
   daemon_threads = True
   ranges = True
+  lists = True
+  latency_s = 0.0
 
   def __init__(self, folder: pathlib.Path):
     super().__init__(('127.0.0.1', 0), _Handler)
@@ -97,7 +101,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.server.seen[self.command] += 1
     body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
     path, _, arguments = self.path.partition('?')
-    fault = self.server.fault(path)
+    time.sleep(self.server.latency_s)
+    fault = self.server.fault(path if self.command != 'HEAD' else f'HEAD {path}')
     if fault.startswith('status:'):
       headers = {'Content-Type': 'application/json'} | ({'Retry-After': '1'} if fault == 'status:429' else {})
       self._send(Answer(int(fault[7:]), b'{"error": {"message": "put in"}}', headers))
@@ -111,21 +116,28 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     else:
       self._send(self.server.answer(path, arguments, body, self.headers), fault)
 
-  do_POST = do_PUT = do_GET
+  do_POST = do_PUT = do_HEAD = do_GET
 
   def _file(self, path: pathlib.Path, arguments: str) -> Answer:
     if self.server.token and f'token={self.server.token}' not in arguments:
       return Answer(403, b'expired')
+    if path.is_dir() and self.server.lists:
+      links = ''.join(f'<a href="{p.name}{"/" if p.is_dir() else ""}">{p.name}</a>' for p in sorted(path.iterdir()))
+      return Answer(200, links.encode(), {'Content-Type': 'text/html'})
     if not path.is_file():
       return Answer(404, b'no such file')
+    about = path.stat()
+    headers = {'ETag': f'"{about.st_mtime_ns:x}-{about.st_size:x}"'}
     match = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or '')
     if not match or not self.server.ranges:
-      return Answer(200, path.read_bytes())
-    size = path.stat().st_size
-    first, last = int(match[1]), min(int(match[2] or size - 1), size - 1)
+      return Answer(200, path.read_bytes(), headers)
+    first, last = int(match[1]), min(int(match[2] or about.st_size - 1), about.st_size - 1)
+    if first > last:
+      return Answer(416, b'', {'Content-Range': f'bytes */{about.st_size}'})
     with path.open('rb') as file:
       file.seek(first)
-      return Answer(206, file.read(last - first + 1), {'Content-Range': f'bytes {first}-{last}/{size}'})
+      content = file.read(last + 1 - first)
+    return Answer(206, content, {**headers, 'Content-Range': f'bytes {first}-{last}/{about.st_size}'})
 
   def _send(self, answer: Answer, fault: str = '') -> None:
     self.send_response(answer.status)
@@ -133,6 +145,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self.send_header(name, value)
     self.send_header('Content-Length', str(len(answer.content)))
     self.end_headers()
+    if self.command == 'HEAD':
+      return
     if fault == 'truncated':
       self.wfile.write(answer.content[: len(answer.content) // 2])
       self.wfile.flush()

@@ -1,0 +1,170 @@
+"""Batches a second of records at a URL: range reads of the crops, and the whole shards downloaded first.
+
+  python benchmarks/url_reader.py [--records=200] [--batches=20] [--latency_ms=20] [--mbit=1000] [--repeats=3]
+
+A web server on loopback, in a process of its own, answers each request after --latency_ms; all its replies share a line
+of --mbit. Both ways deliver the same batches of 64 crops of 128 px of 's2' and 's1': `RecordSet` of the URL, and
+fsspec's `get` of the shards, eight at a time, with `RecordSet` of the folder after it. They alternate. Who reads each
+record often is faster with the shards downloaded: the last line says from how many epochs on.
+"""
+
+import argparse
+import functools
+import http.server
+import multiprocessing
+import os
+import pathlib
+import re
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import fsspec
+import numpy as np
+import record_reader
+
+from deepsentinel.data import records
+
+_PIECE = 64 << 10
+
+
+class _Line:
+  """A line of so many bytes a second, shared by all who send."""
+
+  def __init__(self, bytes_per_s: float):
+    self._bytes_per_s, self._free_at, self._lock = bytes_per_s, 0.0, threading.Lock()
+
+  def pass_on(self, count: int) -> None:
+    with self._lock:
+      self._free_at = max(self._free_at, time.monotonic()) + count / self._bytes_per_s
+      wait = self._free_at - time.monotonic()
+    time.sleep(max(wait, 0))
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+  protocol_version = 'HTTP/1.1'
+
+  def __init__(self, folder: pathlib.Path, latency_s: float, line: _Line, *arguments: Any):
+    self.folder, self.latency_s, self.line = folder, latency_s, line
+    super().__init__(*arguments)
+
+  def log_message(self, format: str, *arguments: Any) -> None:
+    pass
+
+  def do_GET(self) -> None:
+    time.sleep(self.latency_s)
+    path = self.folder / self.path.strip('/')
+    if not path.is_file():
+      self.send_error(404)
+      return
+    size = path.stat().st_size
+    asked = re.fullmatch(r'bytes=(\d+)-(\d+)', self.headers.get('Range') or '')
+    first, last = (int(asked[1]), min(int(asked[2]), size - 1)) if asked else (0, size - 1)
+    self.send_response(206 if asked else 200)
+    self.send_header('Content-Length', str(last + 1 - first))
+    self.send_header('Content-Range', f'bytes {first}-{last}/{size}')
+    self.end_headers()
+    if self.command == 'HEAD':
+      return
+    with path.open('rb') as file:
+      file.seek(first)
+      while piece := file.read(min(_PIECE, last + 1 - file.tell())):
+        self.line.pass_on(len(piece))
+        self.wfile.write(piece)
+
+  do_HEAD = do_GET
+
+
+def serve(folder: pathlib.Path, latency_s: float, bytes_per_s: float, port: Connection) -> None:
+  """In a process of its own; sends its port."""
+  handler = functools.partial(_Handler, folder, latency_s, _Line(bytes_per_s))
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    port.send(server.server_address[1])
+    server.serve_forever()
+
+
+def read(directory: str | pathlib.Path, batches: int, began: float) -> tuple[float, float]:
+  """(seconds until the first batch, until the last)."""
+  split = records.RecordSet(directory, 'train')
+  rng = np.random.default_rng(0)
+  first = 0.0
+  for number in range(batches):
+    index = rng.integers(0, len(split), record_reader.BATCH)
+    row, col = rng.integers(0, record_reader.PATCH_PX - record_reader.CROP_PX + 1, (2, len(index)))
+    for field in ('s2', 's1'):
+      split.read_crops(field, index, row, col, record_reader.CROP_PX)
+    first = first if number else time.perf_counter() - began
+  return first, time.perf_counter() - began
+
+
+def ranges(url: str, batches: int) -> tuple[float, float]:
+  return read(url, batches, time.perf_counter())
+
+
+def download(url: str, batches: int, names: list[str]) -> tuple[float, float]:
+  began = time.perf_counter()
+  with tempfile.TemporaryDirectory() as folder:
+    store = fsspec.filesystem('http')
+    store.get([f'{url}/{name}' for name in names], [f'{folder}/{name}' for name in names], batch_size=8)
+    return read(pathlib.Path(folder), batches, began)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--records', type=int, default=200, help='records in the shards (1.8 MB each)')
+  parser.add_argument('--batches', type=int, default=20, help='batches of one run')
+  parser.add_argument('--latency_ms', type=float, default=20, help='before each reply')
+  parser.add_argument('--mbit', type=float, default=1000, help='of the line, a second')
+  parser.add_argument('--repeats', type=int, default=3, help='runs of each way, alternating')
+  parser.add_argument('--dir', default='.cache/benchmarks', help='where the shards are kept')
+  options = parser.parse_args()
+  directory = pathlib.Path(options.dir, f'records_{options.records}').resolve()
+  if not (directory / 'metadata.json').is_file():
+    record_reader.write_records(directory, options.records)
+  records.RecordSet(directory, 'train')  # writes the index, as publishing does
+  names = sorted(path.name for path in directory.iterdir())
+  context = multiprocessing.get_context('spawn')
+  here, there = context.Pipe()
+  arguments = (directory, options.latency_ms / 1000, options.mbit * 125_000, there)
+  server = context.Process(target=serve, args=arguments, daemon=True)
+  server.start()
+  url = f'http://127.0.0.1:{here.recv()}'
+  ways: dict[str, Callable[[], tuple[float, float]]] = {
+    'ranges': lambda: ranges(url, options.batches),
+    'download': lambda: download(url, options.batches, names),
+  }
+  found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+  with tempfile.TemporaryDirectory() as cache:
+    os.environ['DEEPSENTINEL_CACHE'] = cache
+    read(url, 1, 0.0)  # imports, connections
+    for _ in range(options.repeats):
+      for way, run in ways.items():
+        found[way].append(run())
+  server.kill()
+
+  print(
+    f'{options.batches} batches of {record_reader.BATCH} crops of {options.records} records, '
+    f'{options.latency_ms:g} ms a request, {options.mbit:g} Mbit/s'
+  )
+  print(f'{"way":<10}{"first batch, s":>16}{"batches/s":>12}')
+  for way, runs in found.items():
+    first, total = (statistics.median(part) for part in zip(*runs, strict=True))
+    print(f'{way:<10}{first:>16.2f}{options.batches / total:>12.2f}')
+  ratios, epochs = [], []
+  for (first_get, total_get), (first, total) in zip(found['download'], found['ranges'], strict=True):
+    ratios.append(first_get / first)
+    slower = ((total - first) - (total_get - first_get)) / max(options.batches - 1, 1)  # seconds a batch
+    batches = max(first_get - first, 0) / slower if slower > 0 else float('inf')
+    epochs.append(batches * record_reader.BATCH / options.records)
+  print(
+    f'ratio of the pairs: the first batch comes {statistics.median(ratios):.1f} times as soon by ranges; the download '
+    f'is ahead after {statistics.median(epochs):.1f} epochs'
+  )
+
+
+if __name__ == '__main__':
+  main()
