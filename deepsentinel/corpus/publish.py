@@ -13,16 +13,12 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import fsspec
-import tenacity
 from tqdm import tqdm
 
-from deepsentinel.corpus import card, page
+from deepsentinel.corpus import card, page, stores
 
 SUMS = 'SHA256SUMS'
 CARD = 'README.md'
-_EXTRAS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 'az': 'adlfs', 'abfs': 'adlfs', 'abfss': 'adlfs', 's3': 's3fs'}
-_ATTEMPTS = 5
 
 
 def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool = True) -> int:
@@ -40,13 +36,13 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
   """
   folder = pathlib.Path(folder)
   text = describe(folder, url)
-  store, root = open_store(url)
+  store, root = stores.opened(url)
   sums = checksums(folder, progress)
-  there = listing(store, root)
+  there = stores.listing(store, root)
   kept = {name for name in sums if same(there.get(name), folder / name)}
   listed = ''.join(f'{digest}  {name}\n' for name, digest in sums.items())
-  if SUMS in there and _patiently(store.cat_file, f'{root}/{SUMS}').decode() != listed:
-    _patiently(store.rm_file, f'{root}/{SUMS}')  # of an earlier state: until the end this copy is not whole
+  if SUMS in there and stores.patiently(store.cat_file, f'{root}/{SUMS}').decode() != listed:
+    stores.patiently(store.rm_file, f'{root}/{SUMS}')  # of an earlier state: until the end this copy is not whole
   with tqdm(total=sum((folder / name).stat().st_size for name in sums), desc='publishing', unit='B', unit_scale=True,
             disable=not progress) as bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:  # fmt: skip
 
@@ -55,7 +51,7 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
       path = folder / name
       try:
         if name not in kept:
-          _patiently(store.put_file, str(path), f'{root}/{name}')
+          stores.patiently(store.put_file, str(path), f'{root}/{name}')
       except Exception as e:  # a store can fail in any way; the other files go on
         return f'{name}: {type(e).__name__}: {e}'
       finally:
@@ -69,13 +65,13 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
       'again: what is there stays.'
     )
   for name, content in ((CARD, text), (SUMS, listed)):
-    _patiently(store.pipe_file, f'{root}/{name}', content.encode())
+    stores.patiently(store.pipe_file, f'{root}/{name}', content.encode())
   return len(sums) - len(kept)
 
 
 def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
   """Reads a published copy back and returns how many files it has; ValueError if one is not what SHA256SUMS says."""
-  store, root = open_store(url)
+  store, root = stores.opened(url)
   try:
     lines = store.cat_file(f'{root}/{SUMS}').decode().splitlines()
   except FileNotFoundError:
@@ -84,7 +80,7 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
 
   def differs(name: str) -> str:
     try:
-      content = _patiently(store.cat_file, f'{root}/{name}')
+      content = stores.patiently(store.cat_file, f'{root}/{name}')
     except FileNotFoundError:
       return name
     return '' if hashlib.sha256(content).hexdigest() == wanted[name] else name
@@ -98,20 +94,6 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
       'publishing command again.'
     )
   return len(wanted)
-
-
-def open_store(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-  """fsspec's file system and the path within it; ValueError with the command that installs a missing package."""
-  try:
-    local = {'auto_mkdir': True} if url.partition('://')[0] in (url, 'file', 'local') else {}
-    store, root = fsspec.core.url_to_fs(url, **local)
-  except ImportError as e:
-    package = _EXTRAS.get(url.partition('://')[0])
-    mend = f'pip install {package}' if package else str(e)
-    raise ValueError(f'{url} needs a package that is not installed: {mend}.') from e
-  except ValueError as e:
-    raise ValueError(f'{url}: {e}. Pass a folder or a URL such as gs://BUCKET/NAME or az://CONTAINER/NAME.') from e
-  return store, root.rstrip('/')
 
 
 def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -131,17 +113,6 @@ def checksums(folder: pathlib.Path, progress: bool = True) -> dict[str, str]:
     with path.open('rb') as file:
       found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, 'sha256').hexdigest()
   return found
-
-
-def listing(store: fsspec.AbstractFileSystem, root: str) -> dict[str, Mapping[str, Any]]:
-  """What is at `root`, by its path below it."""
-  store.invalidate_cache()
-  try:
-    found = _patiently(store.find, root, detail=True)
-  except FileNotFoundError:
-    return {}
-  prefix = store._strip_protocol(root).rstrip('/') + '/'
-  return {path.removeprefix(prefix): info for path, info in found.items()}
 
 
 def same(info: Mapping[str, Any] | None, path: pathlib.Path) -> bool:
@@ -190,13 +161,3 @@ def describe(folder: pathlib.Path, url: str) -> str:
       )
       lines.append('OpenStreetMap: © OpenStreetMap contributors, Open Database Licence 1.0.')
   return '\n'.join(lines) + '\n'
-
-
-def _patiently(ask: Any, *arguments: Any, **named: Any) -> Any:
-  """Calls a store, again where it is busy or breaks off; what is wrong for good (no file, no right) raises at once."""
-  for_good = tenacity.retry_if_not_exception_type(
-    (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError, TypeError)
-  )
-  wait = tenacity.wait_random_exponential(multiplier=0.5, max=30)
-  retrying = tenacity.Retrying(retry=for_good, stop=tenacity.stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True)
-  return retrying(ask, *arguments, **named)

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 from deepsentinel import corpus
-from deepsentinel.corpus import publish
+from deepsentinel.corpus import publish, stores
 from tests import commands
 from tests.corpus.tiny_config import get_config
 
@@ -83,8 +83,8 @@ def test_a_corpus_is_published_whole_and_once(made, store):
   files = {path.relative_to(made).as_posix() for path in publish.files_of(made)}
   assert {'manifest.parquet', 'corpus.json', 'corpus.html', 'patches/p000000/s2.tif'} <= files
   assert sent == len(files)
-  there, root = publish.open_store(store)
-  listed = publish.listing(there, root)
+  there, root = stores.opened(store)
+  listed = stores.listing(there, root)
   assert set(listed) == files | {publish.CARD, publish.SUMS}
   assert publish.verify(store, progress=False) == len(files)
   card = there.cat_file(f'{root}/{publish.CARD}').decode()
