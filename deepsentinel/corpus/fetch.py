@@ -8,13 +8,13 @@ import os
 import pathlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import tqdm
 
-from deepsentinel.corpus import manifest, patchfiles, worker
+from deepsentinel.corpus import beam, manifest, patchfiles, reasons, worker
 
 _QUEUED_PER_WORKER = 4  # enough that none waits, few enough that little is lost
 
@@ -62,7 +62,11 @@ def _results(
 
 
 def fetch(
-  settings: Mapping[str, Any], folder: pathlib.Path, rows: dict[str, dict[str, Any]], todo: Sequence[str]
+  settings: Mapping[str, Any],
+  folder: pathlib.Path,
+  rows: dict[str, dict[str, Any]],
+  todo: Sequence[str],
+  cluster: beam.Cluster | None = None,
 ) -> None:
   """Fetches the rows named in `todo` and updates `rows` and the journal with each result.
 
@@ -71,20 +75,46 @@ def fetch(
     folder: the corpus folder.
     rows: every manifest row by id; changed in place.
     todo: ids.
+    cluster: where; None takes processes of this machine.
   """
-  config_json = json.dumps(settings)
-  failed = 0
+  wanted = [rows[i] for i in todo]
+  if cluster is not None:
+    results = cluster.results(settings, folder, wanted)
+  else:
+    results = _results(json.dumps(settings), str(folder), wanted, settings['workers'])
+  record(folder, rows, results, total=len(rows), before=len(rows) - len(todo))
+
+
+def record(
+  folder: pathlib.Path,
+  rows: dict[str, dict[str, Any]],
+  results: Iterable[dict[str, Any]],
+  *,
+  total: int,
+  before: int = 0,
+  doing: str = 'Fetching',
+) -> None:
+  """Writes rows to the journal as they come; a bar shows the rate, the time left, and failures by kind.
+
+  Args:
+    folder: the corpus folder.
+    rows: every manifest row by id; changed in place.
+    results: fetched rows; when the next is asked for, the last is in the journal.
+    total, before: rows that the bar counts, and those of them that are there already.
+    doing: what it says.
+  """
+  failed: collections.Counter[str] = collections.Counter()
   progress = tqdm.tqdm(
-    total=len(rows), initial=len(rows) - len(todo), desc='Fetching', unit=' patches', smoothing=0.05, mininterval=0.5
+    total=total, initial=before, desc=doing, unit=' patches', smoothing=0.05, mininterval=0.5, disable=not total
   )
   with progress, manifest.open_journal(folder) as journal:
-    for row in _results(config_json, str(folder), [rows[i] for i in todo], settings['workers']):
+    for row in results:
       manifest.append(journal, row)
       rows[row['id']] = row
-      failed += row['state'] == 'failed'
+      if row['state'] == 'failed':
+        failed[reasons.kind(row['reason'])] += 1
+        progress.set_postfix_str(reasons.summary(failed), refresh=False)
       progress.update()
-      if failed:
-        progress.set_postfix(failed=failed, refresh=False)
 
 
 def damaged(folder: pathlib.Path, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

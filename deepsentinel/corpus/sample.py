@@ -15,14 +15,34 @@ import geopandas
 import numpy as np
 
 from deepsentinel import provenance
-from deepsentinel.corpus import blocks, card, fetch, figures, manifest, mines, page, points, settings, splits, worker
+from deepsentinel.corpus import (
+  beam,
+  blocks,
+  card,
+  fetch,
+  figures,
+  manifest,
+  mines,
+  page,
+  points,
+  settings,
+  splits,
+  worker,
+)
 from deepsentinel.sources import base
 
 _ID = re.compile(r'[A-Za-z0-9][\w.\-]*')
 _LOCK = '.lock'
 
 
-def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, check_files: bool = True) -> card.Corpus:
+def run(
+  config: Any,
+  out: str | os.PathLike,
+  *,
+  retry_failed: bool = False,
+  check_files: bool = True,
+  cluster: beam.Cluster | None = None,
+) -> card.Corpus:
   """Samples a corpus, or goes on with one: the same call resumes after a kill at any moment.
 
   Args:
@@ -30,6 +50,7 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
     out: the corpus folder; made where it is not there.
     retry_failed: fetch failed rows again.
     check_files: compare the files of earlier runs with their checksums and fetch anew what is gone or damaged.
+    cluster: machines that fetch; None takes processes of this one.
   Returns:
     The corpus.
   Raises:
@@ -48,6 +69,9 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
     if not (folder / manifest.FILE).exists():
       manifest.write(folder, plan)
     rows = manifest.rows_of(manifest.read(folder))
+    if cluster is not None:
+      left = cluster.left(chosen, folder, rows)
+      fetch.record(folder, rows, left.rows, total=len(left.ids), doing='Taking what was fetched')
     if check_files:
       for patch_id in fetch.damaged(folder, rows):
         logging.warning('Patch %s: a file is gone or damaged; it is fetched again.', patch_id)
@@ -58,7 +82,7 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
       if hasattr(shop.source, 'connect'):
         shop.source.connect()  # a platform that lets no one in would else fail patch by patch
       _write_card(folder, shop, rows)
-      fetch.fetch(chosen, folder, rows, todo)
+      fetch.fetch(chosen, folder, rows, todo, cluster)
     before = [row['split'] for row in rows.values()]
     table = _finish(folder, shop, rows)
     if todo or before != [row['split'] for row in rows.values()] or not (folder / page.FILE).exists():

@@ -35,7 +35,7 @@ class BadRequest(ValueError):
 
 
 class NoAnswer(ValueError):
-  """The platform did not answer, or not to the end (500 and its like, a connection that breaks off), in all attempts."""
+  """The platform gave no answer, or no whole one, in all attempts (500 and its like, a connection that breaks off)."""
 
 
 def refused(status: int, message: str) -> ValueError:

@@ -1,17 +1,14 @@
 """Publishing: to a folder, and to real emulators of Google Cloud Storage and of Azure on loopback."""
 
-import importlib.util
 import os
 import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import fsspec
 import pytest
 
 from deepsentinel import corpus
@@ -19,63 +16,12 @@ from deepsentinel.corpus import publish, stores
 from tests import commands
 from tests.corpus.tiny_config import get_config
 
-AZURITE = shutil.which('azurite-blob')
-AZURE_KEY = 'Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=='  # published
-
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory) -> pathlib.Path:
   config = get_config()
   config.patches = 3
   return corpus.run(config, tmp_path_factory.mktemp('corpus') / 'out').path
-
-
-def free_port() -> int:
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    return s.getsockname()[1]
-
-
-def wait_for(port: int, process: subprocess.Popen) -> None:
-  for _ in range(300):
-    assert process.poll() is None, 'the emulator did not start'
-    with socket.socket() as s:
-      if s.connect_ex(('127.0.0.1', port)) == 0:
-        return
-    time.sleep(0.1)
-  raise AssertionError('the emulator does not answer')
-
-
-@pytest.fixture(params=['file', 'gs', 'az'])
-def store(request, tmp_path, monkeypatch):
-  """URL of an empty place."""
-  if request.param == 'file':
-    yield str(tmp_path / 'a store' / 'tiny')
-    return
-  port = free_port()
-  if request.param == 'gs':
-    if not all(importlib.util.find_spec(name) for name in ('gcp_storage_emulator', 'gcsfs')):
-      pytest.skip('gcp-storage-emulator and gcsfs are not installed')
-    command = [sys.executable, '-m', 'gcp_storage_emulator', 'start', '--in-memory', f'--port={port}']
-    command.append('--host=127.0.0.1')
-    monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
-  else:
-    if AZURITE is None or importlib.util.find_spec('adlfs') is None:
-      pytest.skip('Azurite (npm install -g azurite) and adlfs are not installed')
-    command = [AZURITE, '--inMemoryPersistence', '--skipApiVersionCheck', '--silent', '--blobHost', '127.0.0.1',
-               '--blobPort', str(port)]  # fmt: skip
-    monkeypatch.setenv('AZURE_STORAGE_CONNECTION_STRING', (
-      f'DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURE_KEY};'
-      f'BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;'
-    ))  # fmt: skip
-  process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-  try:
-    wait_for(port, process)
-    fsspec.filesystem(request.param, skip_instance_cache=True).mkdir('bucket')
-    yield f'{request.param}://bucket/sets/tiny'
-  finally:
-    process.kill()
-    process.wait()
 
 
 def test_a_corpus_is_published_whole_and_once(made, store):
