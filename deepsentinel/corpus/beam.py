@@ -30,6 +30,7 @@ from deepsentinel.corpus import staging, worker
 
 LOG = '.beam.log'
 _LEAST_S, _MOST_S = 0.3, 60.0  # between two looks at what is staged
+_PATIENCE = '--job_server_timeout=60'  # seconds; Beam's own 300 are long for an address that is wrong
 _END_S = 20  # for a pipeline to end by itself once every patch is here
 
 # A runner may give several shares to threads of one process, but GDAL's files are of one thread at a time.
@@ -185,7 +186,7 @@ def _options(runner: str, options: str) -> Any:
     raise ValueError(f'Unknown runner {runner!r}. Known: {", ".join(sorted(known))}.')
   said = io.StringIO()
   try:
-    chosen = pipeline_options.PipelineOptions([*shlex.split(options), f'--runner={runner}'])
+    chosen = pipeline_options.PipelineOptions([_PATIENCE, *shlex.split(options), f'--runner={runner}'])
     with contextlib.redirect_stderr(said):
       chosen.get_all_options()  # reads them
     create_runner(runner)
@@ -243,6 +244,8 @@ def _run(
 
 def _reason(error: BaseException) -> str:
   """What an error of Beam says on the last line that names one: it brings whole tracebacks of its workers."""
+  if type(error).__name__ == 'FutureTimeoutError':  # gRPC's, which says nothing
+    return 'its job server does not answer'
   lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
   named = [line for line in lines if re.match(r'[\w.]*(Error|Exception)\b', line)]
   return (named[-1] if named else ' '.join(lines))[:300].rstrip('.')

@@ -137,6 +137,13 @@ def test_a_pipeline_that_fails_is_one_error(tmp_path, dies, reason):
   assert 'run the same command again' in str(error.value)
 
 
+def test_a_job_server_that_is_not_there_is_said(tmp_path):
+  options = f'--job_endpoint=localhost:{servers.free_port()} --job_server_timeout=2 --environment_type=LOOPBACK'
+  cluster = beam.Cluster('PortableRunner', str(tmp_path / 'staging'), options)
+  with pytest.raises(ValueError, match='The pipeline of PortableRunner failed: its job server does not answer'):
+    corpus.run(get_config(), tmp_path / 'tiny', cluster=cluster)
+
+
 def test_a_place_that_only_the_workers_reach_is_said(tmp_path):
   """memory:// is another one in each process."""
   with pytest.raises(ValueError, match='failed: a worker finds nothing at memory://x, so it is another place there'):
