@@ -114,11 +114,13 @@ class Cluster:
       if not awaited:
         reader.poll(_END_S)
     finally:
-      place.end()
-      _stop(pipeline)
+      try:
+        place.end(run)
+      finally:
+        _stop(pipeline)
     if awaited:
       raise ValueError(self._failure(reader, len(awaited), len(rows), folder))
-    place.clear()
+    place.clear(run)
 
   def _failure(
     self, reader: multiprocessing.connection.Connection, lacking: int, asked: int, folder: pathlib.Path
@@ -126,7 +128,7 @@ class Cluster:
     """Why not every row came."""
     try:
       reason = reader.recv()
-    except EOFError:
+    except (EOFError, OSError):
       reason = 'it was killed'
     end = f'{lacking} of {asked} patches are not fetched, the others are kept. {folder / LOG} has its log; mend it and '
     end += 'run the same command again.'
@@ -147,9 +149,9 @@ class Left:
 
 
 def _left(place: staging.Staging, run: str, ids: list[str], folder: pathlib.Path) -> Iterator[dict[str, Any]]:
-  place.end()
+  place.end(run)
   yield from place.take(run, ids, folder)
-  place.clear()
+  place.clear(run)
 
 
 def fetch_share(number: int, *, config_json: str, url: str, run: str) -> None:
@@ -175,10 +177,13 @@ def _options(runner: str, options: str) -> Any:
   What they lack shows when the pipeline is made: that may ask the cloud.
   """
   logging.disable(logging.WARNING)  # Beam warns of Google's clients, which few want
-  from apache_beam.options import pipeline_options  # here: it takes seconds, and only few fetch on other machines
-  from apache_beam.runners.runner import create_runner
-
-  logging.disable(logging.NOTSET)
+  try:
+    from apache_beam.options import pipeline_options  # here: it takes seconds, and only few fetch on other machines
+    from apache_beam.runners.runner import create_runner
+  except ImportError as e:
+    raise ValueError(f'--runner={runner} needs Apache Beam ({e}): pip install apache-beam.') from e
+  finally:
+    logging.disable(logging.NOTSET)
   if '--runner' in options:
     raise ValueError('--beam_options has a --runner; give it as a flag of its own, --runner=NAME.')
   known = pipeline_options.StandardOptions.KNOWN_RUNNER_NAMES

@@ -70,17 +70,21 @@ class Staging:
       self._asked(self._store.pipe_file, f'{self._root}/{run}/shares/{i:05d}.jsonl', lines.encode())
     self._write_mark({'run': run, 'goes_on': True, 'config': chosen})
 
-  def end(self) -> None:
-    """Lets the workers stop; what they fetched stays."""
-    self._write_mark(self._mark() | {'goes_on': False})
+  def end(self, run: str) -> None:
+    """Lets the workers of a run stop; what they fetched stays."""
+    mark = self._mark()
+    if mark.get('run') == run:
+      self._write_mark(mark | {'goes_on': False})
 
   def goes_on(self, run: str) -> bool:
     """Whether a worker of this run is to fetch another row."""
     mark = self._mark()
-    return mark.get('run') == run and mark.get('goes_on', False)
+    return bool(mark.get('run') == run and mark['goes_on'])
 
-  def clear(self) -> None:
-    """Removes all that is staged, the mark last."""
+  def clear(self, run: str) -> None:
+    """Removes all that is staged, by earlier runs as well, the mark last; nothing if another run took its place."""
+    if self._mark().get('run') != run:
+      return
     for name in self._names(''):
       if _RUN.fullmatch(name):
         self._removed(f'{self._root}/{name}')
@@ -94,11 +98,14 @@ class Staging:
       retry=half, stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_fixed(0.2), reraise=True
     )
     try:
-      return retrying(lambda: json.loads(self._asked(self._store.cat_file, f'{self._root}/{MARK}')))
+      mark = retrying(lambda: json.loads(self._asked(self._store.cat_file, f'{self._root}/{MARK}')))
     except FileNotFoundError:
       return {}
-    except json.JSONDecodeError as e:
-      raise ValueError(f'{self.url}/{MARK} is damaged ({e}). Remove {self.url} and run the command again.') from e
+    except json.JSONDecodeError:
+      mark = None
+    if not isinstance(mark, dict) or not {'run', 'goes_on', 'config'} <= mark.keys():
+      raise ValueError(f'{self.url}/{MARK} is damaged. Remove {self.url} and run the command again.')
+    return mark
 
   def _write_mark(self, mark: Mapping[str, Any]) -> None:
     self._asked(self._store.pipe_file, f'{self._root}/{MARK}', json.dumps(mark).encode())

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from deepsentinel import corpus
-from deepsentinel.corpus import beam, manifest
+from deepsentinel.corpus import beam, manifest, staging
 from tests import commands
 from tests.corpus import servers
 from tests.corpus.test_sample import hashes
@@ -135,6 +135,11 @@ def test_a_pipeline_that_fails_is_one_error(tmp_path, dies, reason):
     corpus.run(config, tmp_path / 'tiny', cluster=cluster)
   assert '12 of 12 patches are not fetched, the others are kept' in str(error.value)
   assert 'run the same command again' in str(error.value)
+
+
+def test_a_corpus_is_no_staging_place(sampled):
+  with pytest.raises(ValueError, match=r'is not empty \(.*corpus\.html, corpus\.json'):
+    staging.Staging(str(sampled.path)).claim(sampled.card['config'])
 
 
 def test_a_job_server_that_is_not_there_is_said(tmp_path):

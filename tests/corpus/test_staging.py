@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from deepsentinel import corpus
 from deepsentinel.corpus import beam, manifest, settings, staging, worker
 from tests.corpus.tiny_config import get_config
 
@@ -47,7 +46,7 @@ def test_what_is_staged_is_taken_whole_and_once(store, chosen, planned, tmp_path
   assert list(place.take('run-a', ['p000000'], tmp_path / 'again')) == []
   assert list(place.share('run-a', 0)) == []
   assert [row['id'] for row in place.share('run-a', 1)] == ['p000001']
-  place.clear()
+  place.clear('run-a')
   assert place.claim(chosen) == ''
   assert place.ids('run-a') == set()
 
@@ -55,12 +54,14 @@ def test_what_is_staged_is_taken_whole_and_once(store, chosen, planned, tmp_path
 def test_workers_of_a_run_that_is_over_stop(chosen, planned, tmp_path):
   place = staging.Staging(str(tmp_path / 'staging'))
   place.begin('run-a', chosen, planned, 1)
-  place.end()
+  place.end('run-a')
   fetch(place, chosen, 0)
   assert place.ids('run-a') == set()
   place.begin('run-b', chosen, planned, 1)
   fetch(place, chosen, 0)
   assert place.ids('run-a') == set()
+  place.end('run-a')  # a command that another took the place of stops nothing of that, and removes nothing
+  place.clear('run-a')
   fetch(place, chosen, 0, 'run-b')
   assert len(place.ids('run-b')) == 3
 
@@ -90,15 +91,10 @@ def test_a_place_that_is_not_ours_is_refused(chosen, planned, tmp_path):
   with pytest.raises(ValueError, match=r'holds patches of another config. What differs: seed: 0 -> 7. Name another'):
     place.claim(chosen | {'seed': 7})
   assert place.claim(chosen | {'workers': 7}) == 'run-a'
-  (tmp_path / 'staging' / staging.MARK).write_text('{"run"')
-  with pytest.raises(ValueError, match=r'staging\.json is damaged .*Remove .*and run the command again'):
-    place.claim(chosen)
+  for damaged in ('{"run"', '[]', '{"run": "a"}'):
+    (tmp_path / 'staging' / staging.MARK).write_text(damaged)
+    with pytest.raises(ValueError, match=r'staging\.json is damaged\. Remove .*and run the command again'):
+      place.claim(chosen)
   (tmp_path / 'file').write_text('')
   with pytest.raises(ValueError, match=r'--staging=.*file/x: NotADirectoryError.*Name a place that can be written to'):
     staging.Staging(str(tmp_path / 'file' / 'x')).begin('run-a', chosen, planned, 1)
-
-
-def test_a_published_corpus_is_no_staging_place(chosen, tmp_path):
-  made = corpus.run(get_config(), tmp_path / 'tiny')
-  with pytest.raises(ValueError, match='is not empty'):
-    staging.Staging(str(made.path)).claim(chosen)
