@@ -4,34 +4,17 @@ import contextlib
 import importlib.util
 import pathlib
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import fsspec
 import pytest
 
+from tests import servers
+
 STORES = ('file', 'gs', 'az')
 AZURITE = shutil.which('azurite-blob')
 AZURE_KEY = 'Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=='  # published
-
-
-def free_port() -> int:
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    return s.getsockname()[1]
-
-
-def wait_for(port: int, process: subprocess.Popen) -> None:
-  for _ in range(300):
-    assert process.poll() is None, 'the emulator did not start'
-    with socket.socket() as s:
-      if s.connect_ex(('127.0.0.1', port)) == 0:
-        return
-    time.sleep(0.1)
-  raise AssertionError('the emulator does not answer')
 
 
 @contextlib.contextmanager
@@ -40,7 +23,7 @@ def store(kind: str, tmp_path: pathlib.Path) -> Iterator[str]:
   if kind == 'file':
     yield str(tmp_path / 'a store' / 'tiny')
     return
-  port = free_port()
+  port = servers.free_port()
   if kind == 'gs':
     if not all(importlib.util.find_spec(name) for name in ('gcp_storage_emulator', 'gcsfs')):
       pytest.skip('gcp-storage-emulator and gcsfs are not installed')
@@ -57,13 +40,7 @@ def store(kind: str, tmp_path: pathlib.Path) -> Iterator[str]:
       f'DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURE_KEY};'
       f'BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;'
     )
-  process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-  try:
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setenv(variable, value)
-      wait_for(port, process)
-      fsspec.filesystem(kind, skip_instance_cache=True).mkdir('bucket')
-      yield f'{kind}://bucket/sets/tiny'
-  finally:
-    process.kill()
-    process.wait()
+  with pytest.MonkeyPatch.context() as patch, servers.serving(command, port, tmp_path):
+    patch.setenv(variable, value)
+    fsspec.filesystem(kind, skip_instance_cache=True).mkdir('bucket')
+    yield f'{kind}://bucket/sets/tiny'

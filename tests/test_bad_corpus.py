@@ -112,6 +112,13 @@ TRIALS = [
   sampling('corpus folder that is a file', '--out={made}/file', '{made}/file: File exists', 'choose another folder'),
   sampling('corpus folder below a file', '--out={made}/file/x', '{made}/file/x: Not a directory',
            'choose another folder'),
+  sampling('unknown runner', '--runner=FlunkRunner --staging={made}/staging', "Unknown runner 'FlunkRunner'",
+           'DataflowRunner', 'FlinkRunner', 'SparkRunner', common=TINY),
+  sampling('runner without a staging place', '--runner=FlinkRunner', '--runner=FlinkRunner needs --staging=URL',
+           'gs://BUCKET/NAME', common=TINY),
+  sampling('staging place without a runner', '--staging={made}/staging', 'name one with --runner=NAME', common=TINY),
+  sampling('staging place of something else', '--runner=BundleBasedDirectRunner --staging={made}/thesis',
+           '--staging={made}/thesis is not empty (thesis.tex)', 'Name a place of its own', common=TINY, begins=True),
   # tfds build.
   building('no corpus named', '--config=custom', '--manual_dir=DIR or DEEPSENTINEL_CORPUS=DIR',
            '`python -m deepsentinel.corpus --config=configs/corpora/NAME.py --out=DIR` samples one'),

@@ -33,7 +33,8 @@ MAY_IMPORT['curriculum'] = MAY_IMPORT['report'] | {'report'}
 MAY_IMPORT['experiment'] = MAY_IMPORT['curriculum'] | {'curriculum'}
 
 JAX = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
-TENSORFLOW = {'tensorflow', 'tensorflow_datasets', 'apache_beam'}
+TENSORFLOW = {'tensorflow', 'tensorflow_datasets'}
+BEAM = {'apache_beam'}
 CLOUD = {'ee', 'earthdaily', 'descarteslabs', 'pystac_client', 'odc', 'boto3', 'botocore', 'azure', 'gcsfs', 's3fs'}
 FILES = {'os', 'pathlib', 'io', 'shutil', 'rasterio', 'geopandas', 'pandas', 'pyogrio', 'h5py', 'lmdb'}
 PER_DEVICE = {'pmap', 'pmean', 'psum', 'all_gather', 'axis_index', 'shard_map'}
@@ -130,6 +131,11 @@ def test_only_packaging_imports_tensorflow_datasets():
   assert users <= {'deepsentinel.packaging'}
 
 
+def test_only_the_fetch_on_other_machines_and_packaging_import_beam():
+  users = {m for m in SOURCES for name, _ in imports_of(m) if top_level(name) in BEAM}
+  assert users <= {'deepsentinel.corpus.beam', 'deepsentinel.packaging'}
+
+
 def test_configs_import_only_configs():
   for path in (ROOT / 'configs').rglob('*.py'):
     names = [name for name, _ in imported(ast.parse(path.read_text()), name_of(path).rpartition('.')[0])]
@@ -165,16 +171,16 @@ def library_modules(*parts: str) -> list[str]:
 
 def test_importing_the_package_loads_nothing_heavy():
   loaded = {top_level(m) for m in loaded_by(['deepsentinel'])}
-  assert not loaded & (JAX | TENSORFLOW | CLOUD | {'torch', 'grain', 'rasterio', 'pandas', 'matplotlib'})
+  assert not loaded & (JAX | TENSORFLOW | BEAM | CLOUD | {'torch', 'grain', 'rasterio', 'pandas', 'matplotlib'})
 
 
 def test_reading_and_sampling_load_neither_jax_nor_tensorflow_nor_a_cloud_client():
   loaded = {top_level(m) for m in loaded_by(library_modules('sources', 'corpus', 'data', *FOUNDATION))}
-  assert not loaded & (JAX | TENSORFLOW | CLOUD | {'torch'})
+  assert not loaded & (JAX | TENSORFLOW | BEAM | CLOUD | {'torch'})
 
 
 def test_training_and_inference_load_no_tensorflow():
   parts = ('encoders', 'decoders', 'objectives', 'train', 'evaluation', 'embedding', 'report', 'experiment')
   loaded = loaded_by([*library_modules(*parts), *library_modules('data'), 'grain', 'deepsentinel.main'])
   # tensorboardX loads PyTorch and boto3 where they are installed, so they are no sign of an import of ours.
-  assert not {top_level(m) for m in loaded} & TENSORFLOW
+  assert not {top_level(m) for m in loaded} & (TENSORFLOW | BEAM)

@@ -27,16 +27,33 @@ _RETRY_FAILED = flags.DEFINE_bool('retry_failed', False, 'Fetch the patches agai
 _CHECK_FILES = flags.DEFINE_bool(
   'check_files', True, 'Compare the files of earlier runs with their checksums first; reads all of them.'
 )
-
+_RUNNER = flags.DEFINE_string(
+  'runner', '', "Fetch on other machines: one of Apache Beam's runners, such as DataflowRunner, FlinkRunner or "
+  'SparkRunner (docs/beam.md). Without it, --config.workers processes of this machine fetch.',
+)  # fmt: skip
+_STAGING = flags.DEFINE_string(
+  'staging', '', 'With --runner: where its workers leave what they fetched until it is taken from there, e.g. '
+  'gs://BUCKET/staging, or a folder that they share with this machine.',
+)  # fmt: skip
+_BEAM_OPTIONS = flags.DEFINE_string(
+  'beam_options', '', "With --runner: Beam's own options, e.g. '--project=... --region=... --num_workers=8'."
+)
 _VERIFY = flags.DEFINE_bool('verify', False, 'With publish: read every file back and compare its checksum.')
 
 
 def main(_: list[str]) -> None:
-  from deepsentinel.corpus import sample
+  from deepsentinel.corpus import beam, sample
 
   for chatty in ('pyogrio', 'rasterio'):
     logging.getLogger(chatty).setLevel(logging.WARNING)
-  corpus = sample.run(_CONFIG.value, str(_OUT.value), retry_failed=_RETRY_FAILED.value, check_files=_CHECK_FILES.value)
+  cluster = None
+  if _RUNNER.value:
+    cluster = beam.Cluster(_RUNNER.value, _STAGING.value, _BEAM_OPTIONS.value)
+  elif _STAGING.value or _BEAM_OPTIONS.value:
+    raise ValueError('--staging and --beam_options are for a fetch on other machines: name one with --runner=NAME.')
+  corpus = sample.run(
+    _CONFIG.value, str(_OUT.value), retry_failed=_RETRY_FAILED.value, check_files=_CHECK_FILES.value, cluster=cluster
+  )
   kind = 'labelled' if corpus.labelled else 'mines' if corpus.mines else 'unlabelled'
   print(f'Next: DEEPSENTINEL_CORPUS={corpus.path} tfds build tfds_builders/deepsentinel_{kind}')
 

@@ -90,9 +90,7 @@ def write(
   Returns:
     field -> SHA-256 of its file, in hexadecimal.
   """
-  home = folder / FOLDER / patch_id
-  home.mkdir(parents=True, exist_ok=True)
-  for left in home.glob('*.tmp'):  # by a run that was killed here
+  for left in (folder / FOLDER / patch_id).glob('*.tmp'):  # by a run that was killed here
     left.unlink()
   names = {'s2': spec.s2_bands, 's1': spec.s1_bands, 'corine': ('CORINE level-3 index',), 'osm': ('OSM theme bits',),
            'landcover': ('land-cover class',)}  # fmt: skip
@@ -101,11 +99,18 @@ def write(
   digests = {}
   for field, array in arrays.items():
     data = encode(fields[field], array, grid, names[field], tags, palettes.get(field, ()))
-    temporary = home / f'{field}.{os.getpid()}.tmp'
-    temporary.write_bytes(data)
-    temporary.replace(home / f'{field}.tif')
+    keep(folder, patch_id, field, data)
     digests[field] = hashlib.sha256(data).hexdigest()
   return digests
+
+
+def keep(folder: pathlib.Path, patch_id: str, field: str, data: bytes) -> None:
+  """Writes one file of a patch, whole or not at all."""
+  path = path_of(folder, patch_id, field)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'{field}.{os.getpid()}.tmp')
+  temporary.write_bytes(data)
+  temporary.replace(path)
 
 
 def remove(folder: pathlib.Path, patch_id: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from deepsentinel import provenance
 from deepsentinel.corpus import (
+  beam,
   blocks,
   card,
   fetch,
@@ -36,7 +37,14 @@ _ID = re.compile(r'[A-Za-z0-9][\w.\-]*')
 _LOCK = '.lock'
 
 
-def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, check_files: bool = True) -> card.Corpus:
+def run(
+  config: Any,
+  out: str | os.PathLike,
+  *,
+  retry_failed: bool = False,
+  check_files: bool = True,
+  cluster: beam.Cluster | None = None,
+) -> card.Corpus:
   """Samples a corpus, or goes on with one: the same call resumes after a kill at any moment.
 
   Args:
@@ -44,6 +52,7 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
     out: the corpus folder; made where it is not there.
     retry_failed: fetch failed rows again.
     check_files: compare the files of earlier runs with their checksums and fetch anew what is gone or damaged.
+    cluster: machines that fetch; None takes processes of this one.
   Returns:
     The corpus.
   Raises:
@@ -62,6 +71,9 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
     if not (folder / manifest.FILE).exists():
       manifest.write(folder, plan)
     rows = manifest.rows_of(manifest.read(folder))
+    if cluster is not None:
+      left = cluster.left(chosen, folder, rows)
+      fetch.record(folder, rows, left.rows, total=len(left.ids), doing='Taking what was fetched')
     if check_files:
       for patch_id in fetch.damaged(folder, rows):
         logging.warning('Patch %s: a file is gone or damaged; it is fetched again.', patch_id)
@@ -76,7 +88,7 @@ def run(config: Any, out: str | os.PathLike, *, retry_failed: bool = False, chec
         if unpaired := [i for i in todo if not shop.is_placed and not _paired(rows[i])]:
           pairing.pair(shop, folder, rows, unpaired, pool)
           manifest.write(folder, rows.values())
-        fetch.fetch(shop, folder, rows, [i for i in todo if shop.is_placed or _paired(rows[i])], pool)
+        fetch.fetch(shop, folder, rows, [i for i in todo if shop.is_placed or _paired(rows[i])], pool, cluster)
     before = [row['split'] for row in rows.values()]
     table = _finish(folder, shop, rows)
     if todo or before != [row['split'] for row in rows.values()] or not (folder / page.FILE).exists():

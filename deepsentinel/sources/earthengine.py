@@ -120,10 +120,7 @@ class EarthEngine:
     try:
       return ask(ee)
     except (ee.EEException, google.auth.exceptions.GoogleAuthError, ConnectionError, ValueError, OSError) as e:
-      hint = ''
-      if re.search(r'quota|too many|request rate', str(e), re.IGNORECASE):
-        hint = ' Fewer --config.workers ask less at a time; what failed is tried again with --retry_failed.'
-      raise ValueError(f'Earth Engine, {what}: {remote.first_line(e)}.{hint}') from e
+      raise remote.refused(_status(e), f'Earth Engine, {what}: {remote.first_line(e)}.') from e
 
   # ------------------------------------------------------------------ catalogue
 
@@ -240,6 +237,17 @@ def _outline(geometry: Mapping[str, Any] | None) -> shapely.Geometry | None:
   if shape.geom_type in ('LinearRing', 'LineString'):
     shape = shapely.Polygon(shape.coords)
   return base.split_antimeridian(shapely.make_valid(shape)) if shape.area else None
+
+
+def _status(error: BaseException) -> int:
+  """HTTP status of a request that came to nothing, 0 where the connection did; of quotas 429, whatever their status.
+
+  The client keeps the message only; the error that it was made of has the status.
+  """
+  if re.search(r'quota|too many|request rate|RESOURCE_EXHAUSTED', str(error), re.IGNORECASE):
+    return 429
+  reply = getattr(error.__cause__ or error.__context__, 'resp', None)
+  return int(reply.status) if reply is not None else 0 if isinstance(error, OSError) else 400
 
 
 def _stamp(time: datetime.datetime) -> str:

@@ -113,7 +113,7 @@ class EarthOne:
         'EARTHONE_CLIENT_ID and EARTHONE_CLIENT_SECRET.'
       ) from e
     except (exceptions.ClientError, exceptions.ServerError, *remote.ERRORS, json.JSONDecodeError) as e:
-      raise ValueError(f'EarthOne, {what}: {remote.first_line(e)[:300]}.') from e
+      raise remote.refused(getattr(e, 'status', 0), f'EarthOne, {what}: {remote.first_line(e)[:300]}.') from e
 
   def _bands(self, sensor: str) -> dict[str, _Band]:
     """Those asked for, by our names; ValueError names one the product lacks."""

@@ -16,6 +16,7 @@ _BLOCK = 1 << 16  # bytes fetched and kept at once: a file's header, or a piece 
 _BLOCKS = 256  # kept a file
 _BUSY = (408, 429, 500, 502, 503, 504)
 _DENIED = (401, 403)
+_QUOTA_MEND = 'Fewer --config.workers ask less at a time; what failed is tried again with --retry_failed.'
 # What a connection can do in the middle of an answer: break off, stall, or end before its announced length.
 BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
@@ -23,6 +24,27 @@ ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 class Denied(ValueError):
   """The server wants another token (401, 403)."""
+
+
+class QuotaError(ValueError):
+  """The platform lets no more through for now (429), however patient one is: the same request is good later."""
+
+
+class BadRequest(ValueError):
+  """The platform will not answer this request (400 and its like), now or later."""
+
+
+class NoAnswer(ValueError):
+  """The platform gave no answer, or no whole one, in all attempts (500 and its like, a connection that breaks off)."""
+
+
+def refused(status: int, message: str) -> ValueError:
+  """The error of a request that was not answered: which, says the HTTP status; 0 where there was none."""
+  if status == 429:
+    return QuotaError(f'{message} {_QUOTA_MEND}')
+  if status in _DENIED:
+    return Denied(message)
+  return BadRequest(message) if 400 <= status < 500 and status not in _BUSY else NoAnswer(message)
 
 
 def plain(url: str) -> str:
@@ -85,12 +107,13 @@ class Client:
 
     Raises:
       Denied: the server wants another token.
-      ValueError: the file is not there, or the server cannot do ranges, or it did not answer in all attempts.
+      QuotaError, BadRequest, NoAnswer: as they say, after all attempts.
+      ValueError: the file is not there, or the server cannot do ranges.
     """
     try:
       return again(self.attempts)(self._read, url, first, last)
     except ERRORS as e:
-      raise ValueError(f'{plain(url)} gave no whole answer in {self.attempts} attempts ({e}).') from e
+      raise NoAnswer(f'{plain(url)} gave no whole answer in {self.attempts} attempts ({e}).') from e
 
   def _read(self, url: str, first: int, last: int) -> tuple[bytes, int]:
     with self.session.get(
@@ -101,7 +124,8 @@ class Client:
       if answer.status_code == 404:
         raise ValueError(f'{plain(url)} is not there (404): the catalogue lists a file that its store does not hold.')
       if not answer.ok:
-        raise ValueError(f'{plain(url)}: {answer.status_code} {answer.reason} in {self.attempts} attempts.')
+        in_all = f' in {self.attempts} attempts' if answer.status_code in _BUSY else ''
+        raise refused(answer.status_code, f'{plain(url)}: {answer.status_code} {answer.reason}{in_all}.')
       total = answer.headers.get('Content-Range', '').rpartition('/')[2]
       if answer.status_code != 206 or not total.isdigit():
         raise ValueError(f'{plain(url)} comes whole only; the server has to answer requests with Range.')

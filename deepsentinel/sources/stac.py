@@ -127,7 +127,9 @@ class StacScenes:
     try:
       yield
     except (pystac_client.exceptions.APIError, *remote.ERRORS) as e:
-      raise ValueError(f'{self.url} gave no answer in {self._client.attempts} attempts ({str(e)[:300]}).') from e
+      status = int(getattr(e, 'status_code', None) or 0)
+      said = f'{self.url} gave no answer in {self._client.attempts} attempts ({str(e)[:300]}).'
+      raise remote.refused(status, said) from e
 
   @functools.cached_property
   def _api(self) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from deepsentinel import corpus
 from deepsentinel.corpus import publish
 from deepsentinel.data import stores
-from tests import commands, emulators
+from tests import commands
 from tests.corpus.tiny_config import get_config
 
 
@@ -23,13 +23,6 @@ def made(tmp_path_factory) -> pathlib.Path:
   config = get_config()
   config.patches = 3
   return corpus.run(config, tmp_path_factory.mktemp('corpus') / 'out').path
-
-
-@pytest.fixture(params=emulators.STORES)
-def store(request, tmp_path):
-  """URL of an empty place."""
-  with emulators.store(request.param, tmp_path) as url:
-    yield url
 
 
 def test_a_corpus_is_published_whole_and_once(made, store):

@@ -2,6 +2,9 @@
 
 import datetime
 import hashlib
+import os
+import pathlib
+import signal
 import time
 
 import numpy as np
@@ -75,3 +78,29 @@ class TinyPlaces(TinyEarth):
 
   def labels(self, place):
     return {'corine': np.full((32, 32), 18, np.uint8)} if place.id == 'place_0' else {}
+
+
+class WatchedEarth(TinyEarth):
+  """TinyEarth that writes down what is read of it, and can be made to fail.
+
+  Args:
+    log: file to which every read adds a line.
+    mended: file without which the scenes of radar that `broken` names cannot be read; '' has none of them fail.
+    only_in: process outside of which the source cannot be opened; 0 opens it in all.
+    dies: outside of `only_in` the process is killed instead.
+    others: of TinyEarth.
+  """
+
+  def __init__(self, log='', mended='', only_in=0, dies=False, broken=0.0, **others):
+    super().__init__(broken=0.0 if not mended or pathlib.Path(mended).exists() else broken, **others)
+    self.log = log
+    if only_in not in (0, os.getpid()):
+      if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+      raise ValueError('no licence on this machine')
+
+  def read(self, scene, grid, bands):
+    if self.log:
+      with open(self.log, 'a') as file:
+        file.write(f'{scene.sensor} {grid.epsg} {grid.x0_m:.0f} {grid.y0_m:.0f}\n')
+    return super().read(scene, grid, bands)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from configs.corpora import common
 from deepsentinel import corpus
 from deepsentinel.corpus import manifest
-from deepsentinel.sources import base, earthengine
+from deepsentinel.sources import base, earthengine, remote
 from tests.sources import fetched
 from tests.sources.earthengine_server import EarthEngineServer
 
@@ -169,13 +169,13 @@ def test_a_token_that_ran_out_is_renewed(server, source, folder):
 def test_what_the_platform_refuses_is_said(server, source, key_file, tmp_path):
   here = source(attempts=2)
   scene = here.search('sentinel2', GRID.outline_lonlat(), *APRIL)[0]
-  with pytest.raises(ValueError, match=r"pixels of COPERNICUS.*Pattern 'B8' did not match any bands"):
+  with pytest.raises(remote.BadRequest, match=r"pixels of COPERNICUS.*Pattern 'B8' did not match any bands"):
     here.read(scene, GRID, ('B8',))
   server.faults = [[':getPixels', 'status:429', 9]]
-  with pytest.raises(ValueError, match=r'Earth Engine, pixels of .*put in'):
+  with pytest.raises(remote.QuotaError, match=r'Earth Engine, pixels of .*put in.*Fewer --config.workers'):
     here.read(scene, GRID, ('B4',))
   server.faults = [[':getPixels', 'truncated', 9]]
-  with pytest.raises(ValueError, match='gave no whole answer in 2 attempts'):
+  with pytest.raises(remote.NoAnswer, match='gave no whole answer in 2 attempts'):
     here.read(scene, GRID, ('B4',))
   server.faults = []
   server.change = lambda array: array[:-1]

@@ -14,7 +14,7 @@ import rasterio
 import shapely
 
 from configs.corpora import common
-from deepsentinel.sources import base, earthone
+from deepsentinel.sources import base, earthone, remote
 from tests.sources import fetched
 
 pytestmark = pytest.mark.skipif(
@@ -148,7 +148,10 @@ def test_what_the_platform_refuses_is_said(server, monkeypatch):
   with pytest.raises(ValueError, match=r'\(1, 31, 32\) came, \(1, 32, 32\) was asked for'):
     here.read(scene, GRID, ('B4',))
   server.faults, server.change = [['/raster/', 'status:400', 9]], lambda array: array
-  with pytest.raises(ValueError, match='EarthOne, pixels of esa:sentinel-2'):
+  with pytest.raises(remote.BadRequest, match='EarthOne, pixels of esa:sentinel-2'):
+    here.read(scene, GRID, ('B4',))
+  server.faults = [['/raster/', 'status:429', 9]]
+  with pytest.raises(remote.QuotaError, match=r'EarthOne, pixels of esa:sentinel-2.*Fewer --config\.workers'):
     here.read(scene, GRID, ('B4',))
   server.faults = [['/catalog/', 'status:401', 9]]
   with pytest.raises(ValueError, match=r'did not let us in.*earthone auth login'):

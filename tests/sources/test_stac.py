@@ -149,7 +149,13 @@ def test_a_platform_that_stays_down_is_named(server, fault, message):
   with pytest.raises(ValueError, match=message):
     here.read(scene, GRID, ('B4',))
   server.faults = [['^/search', 'status:500', 99]]
-  with pytest.raises(ValueError, match=r'http://127.* gave no answer in 2 attempts'):
+  with pytest.raises(remote.NoAnswer, match=r'http://127.* gave no answer in 2 attempts'):
+    here.search('sentinel2', outline(), *SPRING)
+  server.faults = [['^/search', 'status:429', 99]]
+  with pytest.raises(remote.QuotaError, match=r'http://127.* gave no answer in 2 attempts'):
+    here.search('sentinel2', outline(), *SPRING)
+  server.faults = [['^/search', 'status:400', 99]]
+  with pytest.raises(remote.BadRequest, match=r'http://127.* gave no answer'):
     here.search('sentinel2', outline(), *SPRING)
 
 
