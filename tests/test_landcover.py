@@ -5,13 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+import rasterio
 
 from configs import common, none_resnet18
 from deepsentinel import corpus, curriculum, describe, experiment, legend
 from deepsentinel.data import records
 from deepsentinel.report import html
 from deepsentinel.train import checkpoint
-from tests import tiny_records
+from tests import commands, tiny_records
 from tests.corpus import test_landcover as landcover
 
 COLOURS = ('#e0c040', '#207030')
@@ -90,6 +91,18 @@ def test_the_report_draws_the_legends_colours(run, tmp_path):
   assert 'Classes are those of Land-cover map' in text
   for colour in COLOURS:
     assert colour in text
+
+
+def test_a_map_of_an_area_has_the_legends_classes(run, tmp_path):
+  finished = commands.run(
+    'deepsentinel.embed', f'--checkpoint={run}', '--source=synthetic', '--bounds=12.20,52.30,12.21,52.31',
+    '--date=2018-06-15', '--max_cloud=0.1', '--level=landcover', f'--out={tmp_path / "map"}',
+  )  # fmt: skip
+  assert finished.code == 0, finished.err
+  with rasterio.open(tmp_path / 'map' / 'landcover.tif') as file:
+    assert [file.tags()[f'class_{i}'] for i in (1, 2)] == ['Wheat', 'Spruce']
+    assert [file.colormap(1)[i][:3] for i in (1, 2)] == [(224, 192, 64), (32, 112, 48)]
+    assert set(np.unique(file.read(1))) <= {1, 2}
 
 
 def test_another_legend_is_another_experiment(run, prepared):
