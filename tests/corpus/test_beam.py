@@ -19,6 +19,8 @@ from tests import commands, servers
 from tests.corpus.test_sample import hashes
 from tests.corpus.tiny_config import get_config
 
+pytestmark = pytest.mark.slow
+
 WATCHED = 'tests.corpus.tiny_source:WatchedEarth'
 
 
