@@ -52,7 +52,7 @@ class Staging:
     """The run whose patches it holds, '' where it is empty; ValueError if it is of another corpus or something else."""
     mark = self._mark()
     if not mark:
-      strange = [name for name in self._names('') if not _RUN.fullmatch(name)]
+      strange = [name for name in self._names('') if not _RUN.fullmatch(name) and not name.startswith('.')]
       if strange:
         raise ValueError(f'--staging={self.url} is not empty ({", ".join(strange[:5])}). Name a place of its own.')
       return ''
@@ -203,4 +203,4 @@ class Staging:
 
 def _fields(row: Mapping[str, Any]) -> list[str]:
   """Fields of which a row has a file."""
-  return [field for field in manifest.FIELDS if row[f'sha256_{field}']]
+  return [field for field in manifest.FIELDS if row.get(f'sha256_{field}')]

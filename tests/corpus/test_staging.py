@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from deepsentinel.corpus import beam, manifest, settings, staging, worker
+from deepsentinel.corpus import beam, manifest, pairing, settings, staging, worker
+from deepsentinel.corpus.pool import Pool
 from tests.corpus.tiny_config import get_config
 
 
@@ -16,8 +17,11 @@ def chosen():
 
 
 @pytest.fixture
-def planned(chosen):
-  return [manifest.blank_row() | {'id': f'p{i:06d}', 'number': i, 'block': i} for i in range(3)]
+def planned(chosen, tmp_path_factory):
+  rows = {f'p{i:06d}': manifest.blank_row() | {'id': f'p{i:06d}', 'number': i, 'block': i} for i in range(3)}
+  shop = worker.workshop(json.dumps(chosen))
+  pairing.pair(shop, tmp_path_factory.mktemp('pairs'), rows, list(rows), Pool(1))
+  return list(rows.values())
 
 
 def fetch(place, chosen, number, run='run-a'):
