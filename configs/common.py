@@ -25,10 +25,11 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
 
   config.data = ml_collections.ConfigDict()
   # A prepared TFDS directory, or a name ('deepsentinel_labelled/demo') below data_dir (default: TFDS_DATA_DIR or
-  # ~/tensorflow_datasets).
+  # ~/tensorflow_datasets). Either may be a URL, of which crops are read where they lie.
   config.data.unlabelled = 'deepsentinel_unlabelled'
   config.data.labelled = 'deepsentinel_labelled'
   config.data.data_dir = ''
+  config.data.download = False  # copies records at a URL to this machine first: faster from the second epoch on
   config.data.bands = ''  # comma-separated, in order; '' takes all the records hold
   config.data.crop_px = 128  # from anywhere in a patch; of a scene ('mine') around its middle
   config.data.read_threads = 4

@@ -8,7 +8,7 @@ import numpy as np
 
 from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
-from deepsentinel.data import batches, distances, neighbours, records, statistics, stores
+from deepsentinel.data import batches, distances, download, neighbours, records, statistics, stores
 from deepsentinel.data import subsets as subsets_lib
 from deepsentinel.evaluation import baselines, metrics, scenes, sheets
 from deepsentinel.objectives import augment
@@ -78,14 +78,14 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   where = config['data']
   labelled: dict[str, records.RecordSet] = {}
   if where['labelled']:
-    directory = records.resolve(where['labelled'], where['data_dir'])
+    directory = _find(where, 'labelled', progress)
     labelled = _open_labelled(directory, where['read_threads'], target_of(config))
   source = unlabelled = None
   index, excluded = np.zeros(0, np.int64), 0
   if config['pretrain']['from_checkpoint']:
     source = checkpoint.load_trained(config['pretrain']['from_checkpoint'], 'pretrain')
   elif config['pretrain']['objective'] != 'none':
-    directory = records.resolve(where['unlabelled'], where['data_dir'])
+    directory = _find(where, 'unlabelled', progress)
     unlabelled = records.RecordSet(directory, 'train', where['read_threads'])
     index, excluded = _pretraining_index(config, unlabelled, labelled)
   for split in [*labelled.values(), *([unlabelled] if unlabelled is not None else [])]:
@@ -119,6 +119,12 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
       stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, held))
   folds = labelled_folds(config, labelled, progress) if labelled else ()
   return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, shown, folds)
+
+
+def _find(where: dict[str, Any], kind: str, progress: bool) -> stores.Folder:
+  """The prepared directory of config.data.labelled or unlabelled."""
+  directory = records.resolve(where[kind], where['data_dir'])
+  return download.download(directory, progress) if where['download'] else directory
 
 
 def _drops_bands(source: Trained) -> bool:

@@ -77,6 +77,17 @@ def test_a_run_from_a_url_through_faults_ends_as_one_from_the_folder(server, exp
 
 
 @pytest.mark.slow
+def test_a_run_on_downloaded_records_ends_as_one_from_the_folder(server, expected, tmp_path):
+  server.faults = []
+  command = ('deepsentinel.main', *FLAGS, f'--config.data.data_dir={server.url}/data', f'--workdir={tmp_path}/run')
+  finished = commands.run(*command, '--config.data.download=True', DEEPSENTINEL_CACHE=str(tmp_path / 'cache'))
+  assert finished.code == 0, finished.err
+  assert results(tmp_path / 'run') == expected
+  where = json.loads((tmp_path / 'run' / 'experiment.json').read_text())['data']['test']['directory']
+  assert pathlib.Path(where).parent == tmp_path / 'cache' / 'records'
+
+
+@pytest.mark.slow
 def test_a_run_whose_store_goes_away_keeps_what_it_has_and_goes_on(server, expected, tmp_path):
   url, workdir = f'{server.url}/data', tmp_path / 'run'
   command = ('deepsentinel.main', *FLAGS, f'--config.data.data_dir={url}', f'--workdir={workdir}')

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from deepsentinel.corpus import card, page
 from deepsentinel.data import records, stores
+from deepsentinel.data.download import SUMS
 
-SUMS = 'SHA256SUMS'
 CARD = 'README.md'
 _BLOCK_BYTES = 1 << 20
 

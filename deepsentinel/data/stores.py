@@ -5,6 +5,7 @@ of its files is kept on this machine, below $DEEPSENTINEL_CACHE (default ~/.cach
 """
 
 import bisect
+import errno
 import hashlib
 import logging
 import os
@@ -28,6 +29,7 @@ _LOGINS = {'gs': _GOOGLE, 'gcs': _GOOGLE, 'az': _AZURE, 'abfs': _AZURE, 'abfss':
            's3': 'Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.'}  # fmt: skip
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _FOR_GOOD = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ValueError, TypeError)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _LONGEST_WAIT_S = 60.0
 _ATTEMPT_S = 15.0  # times the attempts: some clients are patient themselves
 _MAX_GAP = 128 << 10  # bytes: a request costs about the time in which so many come
@@ -191,6 +193,15 @@ class Store:
       raise Unreadable(_failure(self.url, e, ATTEMPTS)) from e
     return sorted({i['name'].rstrip('/').rpartition('/')[2] for i in found if i['type'] == 'directory'})
 
+  def download(self, name: str, path: pathlib.Path) -> None:
+    """A file to this machine; OSError where that has no room for it."""
+    try:
+      patiently(self._fs.get_file, self._path(name), str(path), attempts=READ_ATTEMPTS)
+    except Exception as e:  # a store can fail in any way
+      if isinstance(e, OSError) and e.errno in _NO_ROOM:
+        raise
+      raise Unreadable(_failure(str(join(self.url, name)), e, READ_ATTEMPTS)) from e
+
   def require_ranges(self, name: str) -> None:
     """ValueError if the store answers a request for a byte of a file with all of it."""
     self.ranges([(name, 0, 1)])
@@ -283,6 +294,8 @@ def _for_good(error: BaseException) -> bool:
     return status not in _BUSY
   if isinstance(error, FileNotFoundError) and type(_answer(error)).__module__.startswith('aiohttp'):
     return False
+  if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    return True
   return isinstance(error, _FOR_GOOD) or str(error).startswith('Forbidden') or not isinstance(error, Exception)
 
 

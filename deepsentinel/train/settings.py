@@ -62,6 +62,7 @@ _RULES: dict[str, Rule] = {
   'data.unlabelled': _TEXT,
   'data.labelled': _TEXT,
   'data.data_dir': _TEXT,
+  'data.download': _BOOL,
   'data.bands': _TEXT,
   'data.crop_px': (lambda v: _whole(v) and v > 0 and v % STRIDE_PX == 0, f'a multiple of {STRIDE_PX} pixels'),
   'data.read_threads': _COUNT,

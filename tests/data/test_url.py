@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deepsentinel.corpus import publish
-from deepsentinel.data import batches, neighbours, recordindex, records, shards, statistics, stores
+from deepsentinel.data import batches, download, neighbours, recordindex, records, shards, statistics, stores
 from tests import emulators, tiny_records
 from tests.sources import loopback
 
@@ -225,6 +225,37 @@ def test_what_cannot_be_read_is_said(server, url, monkeypatch):
   server.faults = [['/data/', 'status:403', 99]]
   with pytest.raises(ValueError, match=r'is not open to this account'):
     records.resolve(url)
+
+
+def test_a_download_is_checked_and_goes_on(made, server, url, cache, monkeypatch):
+  monkeypatch.setattr(stores, 'READ_ATTEMPTS', 2)
+  assert download.download(made) == made
+  last = sorted(made.glob('*.tfrecord-*'))[-1].name
+  server.faults = [[last, 'status:403', 99], ['train.tfrecord', 'truncated', 1]]
+  with pytest.raises(ValueError, match=rf'{last} is not open to this account'):
+    download.download(url, progress=False)
+  server.faults, before = [], server.seen['GET']
+  (kept,) = cache.iterdir()
+  there = {path.name for path in kept.glob('[!.]*')}
+  whole = download.download(url, progress=False)
+  assert whole == kept
+  assert server.seen['GET'] - before == 1 + len(list(publish.files_of(made))) - len(there)  # the first is SHA256SUMS
+  assert_same(records.RecordSet(whole), records.RecordSet(made))
+  before = server.seen['GET']
+  assert download.download(url, progress=False) == whole
+  assert server.seen['GET'] - before == 1
+  # Another state of the records is another folder; one that is not what its list says is refused.
+  sums = server.folder / NAME / 'SHA256SUMS'
+  listed = sums.read_text()
+  sums.write_text(listed.replace(listed[:64], 64 * '0'))
+  with pytest.raises(ValueError, match=r'is not what was published\. Publish the records again'):
+    download.download(url, progress=False)
+  sums.write_text(f'{64 * "0"}  ../../escaped\n')
+  with pytest.raises(ValueError, match=r"names '\.\./\.\./escaped', which is no file below it"):
+    download.download(url, progress=False)
+  sums.unlink()
+  with pytest.raises(ValueError, match=r'has no SHA256SUMS.*--config\.data\.download=False'):
+    download.download(url, progress=False)
 
 
 def test_names_are_found_below_a_url(server, url):
