@@ -22,6 +22,12 @@ PLATFORMS = {
   'earth_search': {
     'name': 'stac', 'url': 'https://earth-search.aws.element84.com/v1', 's2_collection': 'sentinel-2-c1-l2a',
   },
+  # With a free account, whose keys GDAL takes: AWS_S3_ENDPOINT=eodata.dataspace.copernicus.eu AWS_VIRTUAL_HOSTING=FALSE
+  # AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...; Sentinel-2 only, for the same reason.
+  'copernicus': {
+    'name': 'stac', 'url': 'https://stac.dataspace.copernicus.eu/v1', 's2_collection': 'sentinel-2-l2a',
+    's2_unit': 'product',
+  },
 }  # fmt: skip
 
 

@@ -169,8 +169,21 @@ def unit_of_scale(scale: float, offset: float) -> str:
   return ''
 
 
+def stac_raster(asset: Mapping[str, Any]) -> dict[str, Any]:
+  """What an asset says of its first band: scale, offset, nodata, spatial_resolution, gsd, as far as it does.
+
+  STAC 1.0 has `raster:bands`; STAC 1.1 has `bands`, 'raster:' before its extension's keys, and what holds for all bands
+  in the asset itself.
+  """
+  bands = asset.get('raster:bands') or asset.get('bands') or [{}]
+  said = {**asset, **bands[0]}
+  keys = ('scale', 'offset', 'nodata', 'spatial_resolution', 'gsd')
+  found = {key: said.get(f'raster:{key}', said.get(key)) for key in keys}
+  return {key: value for key, value in found.items() if value is not None}
+
+
 def from_stac(item: Mapping[str, Any]) -> Facts:
-  """Facts of a STAC item: properties, and the scale and offset of its first asset that has them (raster extension)."""
+  """Facts of a STAC item: properties, and the scale and offset of its first asset that has them."""
   properties = item.get('properties', {})
   collection, platform = str(item.get('collection', '')), str(properties.get('platform', '')).lower()
   sensor = ''
@@ -186,7 +199,8 @@ def from_stac(item: Mapping[str, Any]) -> Facts:
   unit = ''
   if sensor == 'sentinel2':
     for asset in item.get('assets', {}).values():
-      for band in (asset.get('raster:bands') or asset.get('bands') or [])[:1]:
+      band = stac_raster(asset)
+      if 'scale' in band or 'offset' in band:
         unit = unit or unit_of_scale(band.get('scale', 1), band.get('offset', 0))
     if (applied := properties.get('earthsearch:boa_offset_applied')) is not None:
       # Earth Search removes the offset from the pixels and leaves it in the scale's word. Where it denies having done

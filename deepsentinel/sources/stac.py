@@ -207,7 +207,7 @@ class StacScenes:
       raise ValueError(f'{where} says no time (datetime or start_datetime).')
     footprint = base.split_antimeridian(shapely.make_valid(shapely.geometry.shape(item['geometry'])))
     # A word ('nan') where JSON has no number for it; None takes the file's own.
-    listed = {band: _raster(asset).get('nodata') for band, asset in assets.items()}
+    listed = {band: sidecar.stac_raster(asset).get('nodata') for band, asset in assets.items()}
     nodata = {band: None if value is None else float(value) for band, value in listed.items()}
     where_to_read = {'hrefs': {band: asset['href'] for band, asset in assets.items()}, 'unit': unit, 'nodata': nodata}
     return base.Scene(facts.id, sensor, footprint, facts.time, facts.orbit_pass, facts.relative_orbit,
@@ -268,17 +268,13 @@ def _json(path: pathlib.Path) -> Any:
     raise ValueError(f'{path} is no readable JSON: {e}.') from e
 
 
-def _raster(asset: Mapping[str, Any]) -> Mapping[str, Any]:
-  """What an asset says of its first band."""
-  return next(iter(asset.get('raster:bands') or asset.get('bands') or ()), {})
-
-
 def _assets(item: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   """Band -> the asset with its finest pixels: 'B02', 'blue', 'B02_10m' or 'vv', whatever the catalogue calls it."""
   found: dict[str, tuple[float, str]] = {}
   for key, asset in item['assets'].items():
     band = sidecar.canonical_band(key) or sidecar.band_of_file(key)[0]
     if band:
-      pixel_m = float(asset.get('gsd') or _raster(asset).get('spatial_resolution') or 0)
+      about = sidecar.stac_raster(asset)
+      pixel_m = float(asset.get('gsd') or about.get('spatial_resolution') or about.get('gsd') or 0)
       found[band] = min(found.get(band, (pixel_m, key)), (pixel_m, key))
   return {band: item['assets'][key] for band, (_, key) in found.items()}

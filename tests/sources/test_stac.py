@@ -220,6 +220,25 @@ def test_units_follow_the_catalogue(server):
   assert unit({'s2_unit': 'reflectance_x1e4'}) == 'reflectance_x1e4'
 
 
+def test_an_item_of_stac_1_1_says_the_same(server):
+  """As the Copernicus Data Space writes them: finest of several assets a band, scale and nodata in the asset itself."""
+  about = {'data_type': 'uint16', 'nodata': 0, 'raster:scale': 0.0001, 'raster:offset': -0.1}
+  assets = {
+    f'{band}_{m}m': {'href': f's3://eodata/{band}_{m}m.jp2', 'gsd': m, 'bands': [{'name': band}], **about}
+    for band in ('B02', 'B04')
+    for m in (60, 10, 20)
+  }
+  made = item('2020-04-02', 'sentinel2', {}, **{'processing:version': '05.11', 's2:processing_baseline': None})
+  server.items = [
+    {**made, 'stac_version': '1.1.0', 'assets': {'thumbnail': {'href': 'x', 'type': 'image/jpeg'}, **assets}}
+  ]
+  for arguments in ({}, {'s2_unit': 'product'}):
+    (scene,) = source(server, **arguments).search('sentinel2', outline(), *SPRING)
+    assert scene.metadata['unit'] == 'reflectance_x1e4_plus1000'
+    assert scene.metadata['hrefs'] == {'B2': 's3://eodata/B02_10m.jp2', 'B4': 's3://eodata/B04_10m.jp2'}
+    assert scene.metadata['nodata'] == {'B2': 0.0, 'B4': 0.0}
+
+
 def test_a_server_without_ranges_is_named(server, folder, monkeypatch):
   (scene, *_) = source(server).search('sentinel2', outline(), *SPRING)
   monkeypatch.setattr(stac_server.StacServer, 'ranges', False)
