@@ -3,9 +3,12 @@
 import os
 import pathlib
 
+from tests import commands
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+_FLAGS = (os.environ.get('XLA_FLAGS', ''), commands.QUICK_XLA, '--xla_force_host_platform_device_count=4')
+os.environ['XLA_FLAGS'] = ' '.join(_FLAGS)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')

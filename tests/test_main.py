@@ -19,7 +19,7 @@ from configs import quickstart
 from deepsentinel import curriculum, experiment
 from deepsentinel.train import checkpoint, loop, models
 from deepsentinel.train.trained import Trained
-from tests import tiny_records
+from tests import commands, tiny_records
 
 STEPS = 4
 
@@ -39,7 +39,7 @@ def flags() -> list[str]:
 
 def start(repository, *arguments) -> subprocess.Popen:
   # One device: this is about processes that end, and compiles once for all of them.
-  environment = {**os.environ, 'XLA_FLAGS': ''}
+  environment = {**os.environ, 'XLA_FLAGS': commands.QUICK_XLA}
   command = [sys.executable, '-m', 'deepsentinel.main', *map(str, arguments)]
   return subprocess.Popen(
     command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

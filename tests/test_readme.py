@@ -16,6 +16,7 @@ import pytest
 import rasterio
 import rasterio.warp
 
+from tests.commands import QUICK_XLA
 from tests.sources import loopback
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -90,7 +91,7 @@ def run(command: list[str], cwd: pathlib.Path) -> str:
     'PATH': f'{BIN}:{os.environ["PATH"]}',
     'PYTHONPATH': str(ROOT),
     'TFDS_DATA_DIR': str(cwd / 'tensorflow_datasets'),
-    'XLA_FLAGS': '',
+    'XLA_FLAGS': QUICK_XLA,
   }
   result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=900)
   assert result.returncode == 0, f'{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}'

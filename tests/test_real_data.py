@@ -19,6 +19,7 @@ import scipy.ndimage
 
 from deepsentinel import legend, sensors
 from deepsentinel.data.records import RecordSet
+from tests import commands
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,7 @@ def launch(repository, out, data, *arguments):
     'DEEPSENTINEL_DATA': str(data),
     'PYTHONPATH': str(repository),
     'PATH': f'{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
-    'XLA_FLAGS': '',  # one device: compiles once for all of it
+    'XLA_FLAGS': commands.QUICK_XLA,  # one device: compiles once for all of it
   }
   command = ['bash', 'launch/real_data.sh', str(out), *arguments]
   return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=900)

@@ -14,7 +14,7 @@ import pytest
 
 from launch import grid
 from launch.slurm import jobs
-from tests import slurm_cluster, test_readme, tiny_records
+from tests import commands, slurm_cluster, test_readme, tiny_records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -35,7 +35,8 @@ def cluster():
 def slurm(cluster, monkeypatch):
   """Its commands reach the cluster from this process; a run has one device, and the packages of this checkout."""
   path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), cluster.environment['PATH']])
-  for name, value in {**cluster.environment, 'PATH': path, 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}.items():
+  here = {'PATH': path, 'XLA_FLAGS': commands.QUICK_XLA, 'PYTHONPATH': str(ROOT)}
+  for name, value in {**cluster.environment, **here}.items():
     monkeypatch.setenv(name, value)
   monkeypatch.chdir(ROOT)
 

@@ -7,8 +7,10 @@ import functools
 import os
 import sys
 
+from tests import commands
+
 devices, processes, process, port = map(int, sys.argv[1:5])
-os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+os.environ['XLA_FLAGS'] = f'{commands.QUICK_XLA} --xla_force_host_platform_device_count={devices}'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax  # noqa: E402
