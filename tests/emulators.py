@@ -42,5 +42,6 @@ def store(kind: str, tmp_path: pathlib.Path) -> Iterator[str]:
     )
   with pytest.MonkeyPatch.context() as patch, servers.serving(command, port, tmp_path):
     patch.setenv(variable, value)
-    fsspec.filesystem(kind, skip_instance_cache=True).mkdir('bucket')
+    fsspec.get_filesystem_class(kind).clear_instance_cache()  # of an emulator before this one
+    fsspec.filesystem(kind).mkdir('bucket')
     yield f'{kind}://bucket/sets/tiny'
