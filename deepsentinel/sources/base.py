@@ -78,11 +78,7 @@ class PatchGrid:
 
   def outline_lonlat(self, points_per_side: int = 21) -> shapely.Polygon:
     """The densified outline in WGS84, longitudes unwrapped around its first corner (it may pass 180 degrees)."""
-    xy = shapely.get_coordinates(self.outline(points_per_side))
-    lon, lat = transformer(self.epsg, 4326).transform(xy[:, 0], xy[:, 1])
-    centre = lon[0]
-    lon = centre + (np.asarray(lon) - centre + 180) % 360 - 180
-    return shapely.Polygon(np.column_stack([lon, lat]))
+    return _unwrapped_outlines([self], points_per_side)[0]
 
   def bounds_in(self, crs: Any, pad_px: float = 1.0) -> list[tuple[float, float, float, float]]:
     """Boxes (left, bottom, right, top) in `crs`, x and y in that order, that together hold the padded grid.
@@ -110,8 +106,8 @@ class PatchGrid:
     )
 
 
-def outlines_lonlat(grids: Sequence[PatchGrid], points_per_side: int = 21) -> np.ndarray:
-  """object [N]: the densified outlines in WGS84, cut at the antimeridian; for many grids at once, in any zones."""
+def _unwrapped_outlines(grids: Sequence[PatchGrid], points_per_side: int) -> np.ndarray:
+  """object [N]: the densified outlines in WGS84, longitudes unwrapped around each one's first corner."""
   out = np.empty(len(grids), object)
   zones = np.array([grid.epsg for grid in grids])
   for epsg in np.unique(zones):
@@ -124,6 +120,12 @@ def outlines_lonlat(grids: Sequence[PatchGrid], points_per_side: int = 21) -> np
     first = np.asarray(lon)[np.searchsorted(ring, np.arange(len(chosen)))][ring]  # of each outline, at every vertex
     lon = first + (np.asarray(lon) - first + 180) % 360 - 180
     out[chosen] = shapely.set_coordinates(rings, np.column_stack([lon, lat]))
+  return out
+
+
+def outlines_lonlat(grids: Sequence[PatchGrid], points_per_side: int = 21) -> np.ndarray:
+  """object [N]: the densified outlines in WGS84, cut at the antimeridian; for many grids at once, in any zones."""
+  out = _unwrapped_outlines(grids, points_per_side)
   west, _, east, _ = shapely.bounds(out).T
   for i in np.flatnonzero((west < -180) | (east > 180)):
     out[i] = split_antimeridian(out[i])
