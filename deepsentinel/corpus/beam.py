@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -214,8 +215,6 @@ def _run(
 
   It leads a session of its own, so that a Ctrl-C goes to the driver alone, and whatever it starts ends with it.
   """
-  import json
-
   os.setsid()
   for stream in (1, 2):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), stream)

@@ -181,13 +181,13 @@ def _recorded(
   """The grid and the scenes a row names, from what the catalogue answered before, or found in it again."""
   px = shop.settings['patch_px']
   patch_grid = base.PatchGrid(row['epsg'], row['x0_m'], row['y0_m'], px, px, shop.settings['pixel_m'])
-  outline = base.split_antimeridian(patch_grid.outline_lonlat())
   scenes = {}
   for sensor in shop.spec.sensors:
     wanted = row[f'{_FIELD[sensor]}_scene']
     scene = catalogue.find(folder, sensor, shop.blocks[row['block']], wanted)
     if scene is None:
       start = datetime.datetime.fromtimestamp(row[f'{_FIELD[sensor]}_time'], datetime.UTC)
+      outline = base.split_antimeridian(patch_grid.outline_lonlat())
       found = shop.source.search(sensor, outline, start, start + datetime.timedelta(seconds=1))
       scene = next((s for s in found if s.id == wanted), None)
     if scene is None:
