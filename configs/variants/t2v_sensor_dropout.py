@@ -1,0 +1,16 @@
+"""One checkpoint for Sentinel-1 alone, Sentinel-2 alone and both: examples lose one of their sensors in training.
+
+What `python -m deepsentinel.evaluate clouds` measures. Everything else is configs/t2v_resnet18attn.py.
+
+python -m deepsentinel.main --config=configs/variants/t2v_sensor_dropout.py --workdir=runs/t2v_sensor_dropout
+"""
+
+from configs import t2v_resnet18attn
+
+
+def get_config(size: str = 'paper'):
+  config = t2v_resnet18attn.get_config(size)
+  config.name = 't2v_sensor_dropout'
+  config.pretrain.sensor_dropout = 0.3
+  config.finetune.sensor_dropout = 0.5
+  return config
