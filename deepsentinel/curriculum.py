@@ -10,13 +10,12 @@ from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
 from deepsentinel.data import batches, distances, download, neighbours, records, statistics, stores
 from deepsentinel.data import subsets as subsets_lib
-from deepsentinel.evaluation import baselines, metrics, scenes, sheets
+from deepsentinel.evaluation import baselines, intervals, metrics, scenes, sheets
 from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, settings, state
 from deepsentinel.train.trained import Trained
 
 SPLITS = ('train', 'validation', 'test')
-BLOCK_KM = 50.0  # of the splits, of folds and of what intervals resample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +156,13 @@ def labelled_folds(
   joined = subsets_lib.Joined([labelled['train'], labelled['validation']])
   used = np.concatenate([chosen['train'], len(labelled['train']) + chosen['validation']])
   table = joined.table.iloc[used]
-  block = splits.block_numbers(table['lon_deg'].to_numpy(), table['lat_deg'].to_numpy(), BLOCK_KM)
+  block = splits.block_numbers(table['lon_deg'].to_numpy(), table['lat_deg'].to_numpy(), intervals.BLOCK_KM)
   blocks = len(np.unique(block))
   if blocks < own['folds']:
     raise ValueError(
       f'config.finetune.folds={own["folds"]}, but the train and validation patches lie in {blocks} blocks of '
-      f'{BLOCK_KM:g} km. Pass --config.finetune.folds={blocks} or less, or use a corpus that covers more ground.'
+      f'{intervals.BLOCK_KM:g} km. Pass --config.finetune.folds={blocks} or less, or use a corpus that covers more '
+      'ground.'
     )
   fold_of = splits.assign(block, {str(k): 1 / own['folds'] for k in range(own['folds'])}, seed).astype(int)
   folds = subsets_lib.spatial_folds(table, fold_of, config['pretrain']['exclude_km'])

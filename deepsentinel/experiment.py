@@ -23,7 +23,7 @@ from absl import logging
 from deepsentinel import curriculum, provenance
 from deepsentinel.corpus import splits
 from deepsentinel.data import batches, records
-from deepsentinel.evaluation import baselines, metrics, samples, scenes
+from deepsentinel.evaluation import baselines, intervals, metrics, samples, scenes
 from deepsentinel.report import html
 from deepsentinel.train import checkpoint, loop, parallel, settings
 from deepsentinel.train.trained import Trained
@@ -233,7 +233,7 @@ def score_test_split(
   per_patch = confusions[: len(split) * crops].reshape(len(split), crops, *confusions.shape[1:]).sum(1)
   confusion = per_patch.sum(0)
   lon, lat = split.table['lon_deg'].to_numpy(), split.table['lat_deg'].to_numpy()
-  block = splits.block_numbers(lon, lat, curriculum.BLOCK_KM)
+  block = splits.block_numbers(lon, lat, intervals.BLOCK_KM)
   provenance.write_npz(
     workdir / 'test_patches.npz', {'id': split.table['id'].to_numpy(str), 'confusion': per_patch, 'block': block}
   )
@@ -278,7 +278,7 @@ def score_test_scenes(
     config['data']['crop_px'], seed=config['seed'],
   )  # fmt: skip
   lon, lat = split.table['lon_deg'].to_numpy(), split.table['lat_deg'].to_numpy()
-  block = splits.block_numbers(lon, lat, curriculum.BLOCK_KM)
+  block = splits.block_numbers(lon, lat, intervals.BLOCK_KM)
   provenance.write_npz(
     workdir / 'test_patches.npz',
     {'id': split.table['id'].to_numpy(str), 'label': label, 'probability': probability, 'block': block},

@@ -15,6 +15,7 @@ import scipy.special
 from deepsentinel.evaluation import metrics
 
 RESAMPLES = 2000
+BLOCK_KM = 50.0  # of the splits, of folds and of what is resampled
 MIN_BLOCKS = 8  # below it, the percentiles that would be needed lie beyond the draws
 
 
@@ -88,7 +89,7 @@ def resample(
 def of_score(runs: Sequence[Resampled], metric: str) -> tuple[Interval | None, str]:
   """Interval of the mean score over runs that differ in their seed; (None, why) where there is none."""
   reason = _obstacle(runs)
-  return (None, reason) if reason else (_interval([run.scores[metric] for run in runs], runs[0].blocks), '')
+  return (None, reason) if reason else (interval([run.scores[metric] for run in runs], runs[0].blocks), '')
 
 
 def of_gain(pairs: Sequence[tuple[Resampled, Resampled]], metric: str) -> tuple[Interval | None, str]:
@@ -96,7 +97,7 @@ def of_gain(pairs: Sequence[tuple[Resampled, Resampled]], metric: str) -> tuple[
   reason = _obstacle([run for pair in pairs for run in pair])
   if reason:
     return None, reason
-  return _interval([a.scores[metric] - b.scores[metric] for a, b in pairs], pairs[0][0].blocks), ''
+  return interval([a.scores[metric] - b.scores[metric] for a, b in pairs], pairs[0][0].blocks), ''
 
 
 def _obstacle(runs: Sequence[Resampled]) -> str:
@@ -108,7 +109,7 @@ def _obstacle(runs: Sequence[Resampled]) -> str:
   return '' if len({run.places for run in runs}) == 1 else 'the runs were tested on different patches'
 
 
-def _interval(values: Sequence[np.ndarray], blocks: int) -> Interval:
+def interval(values: Sequence[np.ndarray], blocks: int) -> Interval:
   """Expanded percentiles (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 5.3) of the mean.
 
   Plain ones are too narrow for few blocks: the tails are those of a normal law at sqrt(n / (n - 1)) t(n - 1), 0.6 %

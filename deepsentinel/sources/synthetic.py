@@ -223,7 +223,8 @@ class SyntheticEarth:
     value = optics.reflectance(
       surface, points, bands, day, sun, weather, sky, shade, lattice.salt_of(self.seed, 'snow', date // 6)
     ).reshape(len(bands), block.height, block.width)
-    value = optics.sensor_noise(block.rows, block.cols, lattice.salt_of(self.seed, scene.id), value)
+    numbers = [self.spec.s2_bands.index(band) for band in bands]
+    value = optics.sensor_noise(block.rows, block.cols, lattice.salt_of(self.seed, scene.id), value, numbers)
     for c, name in enumerate(bands):
       factor = _COARSE.get(sensors.BANDS[name].native_gsd_m)
       if factor:
@@ -246,9 +247,9 @@ class SyntheticEarth:
       surface, points, bands, float(scene.time.timetuple().tm_yday), scene.time.date().toordinal(), degrees, descending,
       salt, self.seed,
     )  # fmt: skip
-    return radar.speckled(
-      db.reshape(len(bands), block.height, block.width), block.rows, block.cols, lattice.salt_of(salt, block.epsg)
-    )
+    db = db.reshape(len(bands), block.height, block.width)
+    numbers = [self.spec.s1_bands.index(band) for band in bands]
+    return radar.speckled(db, block.rows, block.cols, lattice.salt_of(salt, block.epsg), numbers)
 
   def incidence_deg(self, scene: base.Scene, lon: float, lat: float) -> float:
     """Angle of incidence of a Sentinel-1 scene at a place."""

@@ -1,6 +1,7 @@
 """What Sentinel-2 sees: surface reflectance with season, relief, haze, cloud and shadow."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -179,15 +180,23 @@ def reflectance(
   return value
 
 
-def sensor_noise(rows: np.ndarray, cols: np.ndarray, salt: int, value: np.ndarray) -> np.ndarray:
-  """Radiometric noise as a function of scene and pixel: value float32 [C, H, W] with noise added."""
+def sensor_noise(
+  rows: np.ndarray, cols: np.ndarray, salt: int, value: np.ndarray, numbers: Sequence[int] | None = None
+) -> np.ndarray:
+  """Radiometric noise as a function of scene, pixel and band: value float32 [C, H, W] with noise added.
+
+  `numbers` are those of the bands in the sensor's own order, so that a band is the same whichever are read with it.
+  """
+  numbers = range(len(value)) if numbers is None else numbers
   row_hash = lattice.hash_ints(rows, salt)[:, None]
   h = lattice.mix(row_hash ^ (cols.astype(np.uint32)[None] * np.uint32(0x9E3779B1)))
-  for c in range(len(value)):
-    h = lattice.mix(h + np.uint32(c + 1))
-    # Sum of two uniforms: a triangle, near enough to a Gaussian for noise below one per cent.
-    n = unit(h) + unit(h, 16) - 1
-    value[c] += n * (np.float32(0.0022) + np.float32(0.008) * value[c])
+  for number in range(max(numbers) + 1):
+    h = lattice.mix(h + np.uint32(number + 1))
+    if number in numbers:
+      c = numbers.index(number)
+      # Sum of two uniforms: a triangle, near enough to a Gaussian for noise below one per cent.
+      n = unit(h) + unit(h, 16) - 1
+      value[c] += n * (np.float32(0.0022) + np.float32(0.008) * value[c])
   return value
 
 

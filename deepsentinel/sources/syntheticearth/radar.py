@@ -1,5 +1,7 @@
 """What Sentinel-1 sees: sigma0 with incidence, slope, moisture, wind and speckle."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from deepsentinel.sources.syntheticearth import lattice, materials, optics
@@ -83,23 +85,28 @@ def backscatter_db(
   return db
 
 
-def speckled(db: np.ndarray, rows: np.ndarray, cols: np.ndarray, salt: int) -> np.ndarray:
+def speckled(
+  db: np.ndarray, rows: np.ndarray, cols: np.ndarray, salt: int, numbers: Sequence[int] | None = None
+) -> np.ndarray:
   """One look's worth of exponential fading, smoothed with the scene to the product's resolution.
 
   Args:
     db: float32 [C, H + 2, W + 2] with one pixel of margin.
     rows, cols: int [H + 2], [W + 2] pixel numbers in the UTM zone: the fading is tied to them.
     salt: of the scene.
+    numbers: of the C bands in the sensor's own order, so that a band is the same whichever are read with it.
   Returns:
     float32 [C, H, W] dB.
   """
   power = np.exp(db * np.float32(np.log(10) / 10)) + _NOISE_FLOOR
   row_hash = lattice.hash_ints(rows, salt)[:, None]
   h = lattice.mix(row_hash ^ (cols.astype(np.uint32)[None] * np.uint32(0x9E3779B1)))
-  for c in range(len(power)):
-    h = lattice.mix(h + np.uint32(101 + c))
-    uniform = ((h >> np.uint32(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24)
-    power[c] *= -np.log(uniform)
+  numbers = range(len(power)) if numbers is None else numbers
+  for number in range(max(numbers) + 1):
+    h = lattice.mix(h + np.uint32(101 + number))
+    if number in numbers:
+      uniform = ((h >> np.uint32(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24)
+      power[numbers.index(number)] *= -np.log(uniform)
   b, a = np.float32(_TAP), np.float32(1 - 2 * _TAP)
   power = b * (power[:, :-2] + power[:, 2:]) + a * power[:, 1:-1]
   power = b * (power[:, :, :-2] + power[:, :, 2:]) + a * power[:, :, 1:-1]

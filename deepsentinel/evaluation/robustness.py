@@ -1,0 +1,274 @@
+"""Quality against cloud cover, from confusion matrices: skill, its intervals, and what must hold.
+
+Skill is (q - q_majority) / (q_best - q_majority): 0 for a map of the majority class alone, 1 for what both sensors give
+without a cloud. All three are of the very same pixels, so that of those under cloud the same can be said as of all.
+"""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from deepsentinel import provenance
+from deepsentinel.corpus import splits
+from deepsentinel.evaluation import baselines, clouds, intervals, metrics, robustness_picture
+from deepsentinel.evaluation.clouds import SKIES, VIEWS, Measured
+
+TITLES = {
+  's1': 'Sentinel-1 alone',
+  's2': 'Sentinel-2 alone',
+  'fused': 'both',
+  's2_told': 'Sentinel-2 alone, cloud masked',
+  'fused_told': 'both, cloud masked',
+}
+_WHOLE = 'all'
+PARTS = (_WHOLE, *SKIES)
+_METRIC = 'weighted_iou'
+
+
+def curves(
+  measured: Measured, block: np.ndarray, train_counts: np.ndarray, shares: Sequence[float]
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+  """Quality and skill of every view at every cloud share, for all pixels and for those of either sky.
+
+  Args:
+    measured: of P patches and M models.
+    block: int [P], the spatial block of each patch; blocks are what the bootstrap draws.
+    train_counts: int [K], labelled pixels per class of the train split, whose largest is the majority class.
+    shares: S cloud shares.
+  Returns:
+    part ('all', 'clear', 'cloud') -> view -> S entries {'cloud_share', 'pixels', 'quality', 'majority', 'skill',
+    'skill_of_models': [M], 'places': [low, high] or None, 'seeds': [low, high] or None}; quality and skill are None
+    where the part has no pixel. 'places' is the bootstrap over blocks, 'seeds' Student's interval over the models.
+  """
+  return {
+    part: {view: [_entry(measured, block, train_counts, shares, part, view, s) for s in range(len(shares))]
+           for view in VIEWS}
+    for part in PARTS
+  }  # fmt: skip
+
+
+def _entry(measured, block, train_counts, shares, part, view, s) -> dict[str, Any]:
+  skies = slice(None) if part == _WHOLE else [SKIES.index(part)]
+  own = measured.confusion[:, :, s, VIEWS.index(view)][:, :, skies].sum(2)  # [P, M, K, K]
+  best = measured.reference[:, :, s][:, :, skies].sum(2)
+  entry: dict[str, Any] = {'cloud_share': float(shares[s]), 'pixels': int(own[:, 0].sum())}
+  if not entry['pixels']:
+    nothing = dict.fromkeys(('quality', 'majority', 'skill', 'places', 'seeds'))
+    return entry | nothing | {'skill_of_models': []}
+  guess = _majority(train_counts, own[:, 0])
+  lowest, qualities, skills = _quality(guess.sum(0)), [], []
+  for m in range(own.shape[1]):
+    qualities.append(_quality(own[:, m].sum(0)))
+    skills.append(_skill(qualities[-1], lowest, _quality(best[:, m].sum(0))))
+  return entry | {
+    'quality': float(np.mean(qualities)),
+    'majority': float(lowest),
+    'skill': float(np.mean(skills)),
+    'skill_of_models': [float(value) for value in skills],
+    'places': _places(measured.id, block, own, guess, best),
+    'seeds': _seeds(skills),
+  }
+
+
+def _majority(train_counts: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+  """Confusion matrices [P, K, K] of always saying the majority class, of the pixels that [P, K, K] counts."""
+  return np.stack([baselines.majority(train_counts, one.sum(1)) for one in confusion])
+
+
+def _quality(confusion: np.ndarray) -> float:
+  return float(metrics.rates(confusion)[_METRIC])
+
+
+def _skill(quality, majority, best):
+  return (quality - majority) / (best - majority)
+
+
+def _draws(id: Sequence[str], block: np.ndarray, confusion: np.ndarray) -> np.ndarray | None:
+  found = intervals.resample(id, block, confusion)
+  return found.scores[_METRIC] if found.scores else None
+
+
+def _places(id, block, own, guess, best) -> list[float] | None:
+  """Bootstrap interval of the mean skill over models: own, best [P, M, K, K]; guess [P, K, K]."""
+  lowest = _draws(id, block, guess)
+  if lowest is None:
+    return None
+  skills = []
+  for m in range(own.shape[1]):
+    quality, top = _draws(id, block, own[:, m]), _draws(id, block, best[:, m])
+    if quality is None or top is None:
+      return None
+    skills.append(_skill(quality, lowest, top))
+  return _interval(intervals.interval(skills, len(np.unique(block))))
+
+
+def _interval(found: intervals.Interval) -> list[float]:
+  return [found.low, found.high]
+
+
+def _seeds(values: Sequence[float]) -> list[float] | None:
+  """Student's 95 % interval of the mean over models that differ in their seed."""
+  n = len(values)
+  if n < 2:
+    return None
+  half = scipy.stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
+  return [float(np.mean(values) - half), float(np.mean(values) + half)]
+
+
+def embeddings(measured: Measured, shares: Sequence[float]) -> dict[str, list[float]]:
+  """How much of an embedding is left: its cosine with the clear one, 0 = as another place's, 1 = the same.
+
+  Returns:
+    view -> S values, mean over patches and models.
+  """
+  kept = (measured.kept.mean(0) - measured.apart[:, None, None]) / np.maximum(1 - measured.apart, 1e-12)[:, None, None]
+  return {view: kept[:, :, v].mean(0).tolist() for v, view in enumerate(VIEWS)}
+
+
+def checks(measured: Measured, block: np.ndarray, train_counts: np.ndarray, shares: Sequence[float]) -> list[dict]:
+  """What a checkpoint that works under cloud must show, each with what was found.
+
+  Returns:
+    {'claim', 'holds': True, False, or None where the interval over places leaves it open, 'found': a sentence} each.
+  """
+  whole = measured.confusion.sum(4)  # [P, M, S, V, K, K]
+  s1, s2, fused = (whole[:, :, :, VIEWS.index(view)] for view in ('s1', 's2', 'fused'))
+  swing = float(np.ptp([_mean_quality(s1[:, :, s]) for s in range(len(shares))]))
+  found = [
+    {
+      'claim': 'Sentinel-1 alone does not change with cloud',
+      'holds': swing < 1e-9,
+      'found': f'its quality moves by {100 * swing:.2f} points',
+    }
+  ]
+  if shares[-1] == 1:
+    guess = np.repeat(_majority(train_counts, s2[:, 0, -1])[:, None], s2.shape[1], 1)
+    gain = _Gain(measured.id, block, s2[:, :, -1], guess)
+    found.append(
+      {
+        'claim': 'Sentinel-2 alone under full cloud knows no more than the majority class',
+        'holds': None if gain.interval is None else gain.interval.low <= 0,
+        'found': f'Sentinel-2 alone minus the majority class: {gain}',
+      }
+    )
+  for s, share in enumerate(shares):
+    name, better = max(
+      (('Sentinel-1', s1[:, :, s]), ('Sentinel-2', s2[:, :, s])), key=lambda single: _mean_quality(single[1])
+    )
+    gain = _Gain(measured.id, block, fused[:, :, s], better)
+    undecided = gain.interval is None or gain.interval.high >= 0
+    found.append(
+      {
+        'claim': f'at cloud share {share:g} both are at least as good as either alone',
+        'holds': True if gain.mean >= 0 else None if undecided else False,
+        'found': f'both minus {name} alone, the better of the two: {gain}',
+      }
+    )
+  return found
+
+
+class _Gain:
+  """First minus second, confusion matrices [P, M, K, K] of the same patches, and its bootstrap interval."""
+
+  def __init__(self, id: Sequence[str], block: np.ndarray, first: np.ndarray, second: np.ndarray):
+    self.mean = _mean_quality(first) - _mean_quality(second)
+    draws = [_draws(id, block, both[:, m]) for m in range(first.shape[1]) for both in (first, second)]
+    known = [draw for draw in draws if draw is not None]
+    self.interval = None
+    if len(known) == len(draws):
+      gains = [a - b for a, b in zip(known[::2], known[1::2], strict=True)]
+      self.interval = intervals.interval(gains, len(np.unique(block)))
+
+  def __str__(self) -> str:
+    if self.interval is None:
+      return f'{100 * self.mean:+.1f} points (too few blocks for an interval)'
+    low, high = 100 * self.interval.low, 100 * self.interval.high
+    return f'{100 * self.mean:+.1f} points (95 % over places {low:+.1f} to {high:+.1f})'
+
+
+def _mean_quality(confusion: np.ndarray) -> float:
+  """Mean over the models of confusion matrices [P, M, K, K]."""
+  return float(np.mean([_quality(confusion[:, m].sum(0)) for m in range(confusion.shape[1])]))
+
+
+def write(out: pathlib.Path, result: dict[str, Any]) -> None:
+  """robustness.json, and robustness.csv with a row a part, view and cloud share."""
+  provenance.write_json(out / 'robustness.json', result)
+  fields = ('part', 'view', 'cloud_share', 'pixels', 'quality', 'majority', 'skill', 'places_low', 'places_high',
+            'seeds_low', 'seeds_high', 'embedding_kept', 'synthetic')  # fmt: skip
+  with provenance.replacing(out / 'robustness.csv') as temporary, temporary.open('w', newline='') as file:
+    writer = csv.DictWriter(file, fields, extrasaction='ignore')
+    writer.writeheader()
+    for part, views in result['curves'].items():
+      for view, entries in views.items():
+        for s, entry in enumerate(entries):
+          places, seeds = entry['places'] or (None, None), entry['seeds'] or (None, None)
+          kept = result['embedding_kept'][view][s] if part == _WHOLE else None
+          writer.writerow(entry | {
+            'part': part, 'view': view, 'places_low': places[0], 'places_high': places[1], 'seeds_low': seeds[0],
+            'seeds_high': seeds[1], 'embedding_kept': kept, 'synthetic': result['synthetic'],
+          })  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+  """Skill by view and cloud share, and the checks, as text."""
+  whole = result['curves'][_WHOLE]
+  lines = ['skill, 0 = majority class, 1 = both sensors without a cloud', '']
+  lines.append(f'{"cloud share":34}' + ''.join(f'{share:>7.1f}' for share in result['shares']))
+  for view, entries in whole.items():
+    lines.append(f'{TITLES[view]:34}' + ''.join(f'{entry["skill"]:>7.2f}' for entry in entries))
+  lines += ['', *(f'{_VERDICTS[check["holds"]]:10} {check["claim"]}: {check["found"]}' for check in result['checks'])]
+  lines.append('')
+  world = 'SyntheticEarth, a simulated world' if result['synthetic'] else 'real imagery'
+  checkpoints = f'{result["models"]} checkpoint' + ('s' if result['models'] != 1 else '')
+  lines.append(f'{result["patches"]} test patches of {world}, in {result["blocks"]} blocks; {checkpoints}')
+  return '\n'.join(lines)
+
+
+_VERDICTS = {True: 'holds', False: 'FAILS', None: 'undecided'}
+
+
+def run(
+  models: Sequence, records, train, out: pathlib.Path, *, shares: tuple[float, ...] = clouds.SHARES, patches: int = 0,
+  workers: int = 2, progress: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+  """Measures and writes robustness.json, .csv and .png to `out`.
+
+  Args:
+    models: M fine-tuned checkpoints, e.g. of three seeds.
+    records: the test patches. train: RecordSet whose labels say which class the majority is.
+    out: folder; what is there of an earlier run is gone on with.
+    shares, patches, workers, progress: as `clouds.measure`.
+  Returns:
+    what robustness.json holds.
+  """
+  target = clouds.require_models(models, records)
+  measured = clouds.measure(
+    models, records, out, shares=shares, patches=patches, workers=workers, progress=progress
+  )  # fmt: skip
+  rows = records.table.set_index('id').loc[measured.id]
+  block = splits.block_numbers(rows['lon_deg'].to_numpy(), rows['lat_deg'].to_numpy(), intervals.BLOCK_KM)
+  counts = baselines.class_counts(train, target, progress=progress)
+  result = {
+    'target': target.name,
+    'classes': list(target.classes),
+    'majority_class': target.classes[int(counts.argmax())],
+    'metric': _METRIC,
+    'shares': list(shares),
+    'patches': len(measured.id),
+    'blocks': len(np.unique(block)),
+    'models': len(models),
+    'checkpoints': [{'directory': str(m.directory), 'sha256': m.sha256, 'seed': m.config.get('seed')} for m in models],
+    'data': records.card['name'],
+    'synthetic': records.synthetic,
+    'curves': curves(measured, block, counts, shares),
+    'embedding_kept': embeddings(measured, shares),
+    'checks': checks(measured, block, counts, shares),
+  }
+  write(out, result)
+  robustness_picture.draw(out / 'robustness.png', result)
+  return result
