@@ -130,7 +130,7 @@ def test_missing_or_damaged_patch_file_names_row_file_and_mend(corpus, tmp_path,
 def test_without_flags_only_the_demo_is_built(corpus, tmp_path):
   shutil.copytree(corpus, tmp_path / 'corpora' / 'demo_labelled')
   result = tiny_records.tfds_build('deepsentinel_labelled', f'--data_dir={tmp_path / "tfds"}', cwd=tmp_path)
-  assert result.returncode == 0, result.stderr
+  assert result.code == 0, result.err
   assert [p.name for p in (tmp_path / 'tfds' / 'deepsentinel_labelled').glob('[!.]*')] == ['demo']
   assert records.resolve('deepsentinel_labelled', tmp_path / 'tfds').parent.name == 'demo'
 

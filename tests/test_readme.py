@@ -16,6 +16,7 @@ import pytest
 import rasterio
 import rasterio.warp
 
+from tests import commands
 from tests.commands import QUICK_XLA
 from tests.sources import loopback
 
@@ -64,7 +65,7 @@ SLURM = 'Use a cluster with Slurm'
 PLACEHOLDERS = ('--s1=S1.tif', 'WORLDCOVER_TILES', 'gs://BUCKET')
 
 
-def commands() -> list[str]:
+def all_commands() -> list[str]:
   """Lines of the README's code blocks, fenced or indented, those continued with a backslash joined."""
   blocks = re.findall(r'```sh\n(.*?)```', README, re.DOTALL)
   blocks += re.findall(r'(?:^    .*\n)+', re.sub(r'```.*?```', '', README, flags=re.DOTALL), re.MULTILINE)
@@ -87,15 +88,20 @@ def program(command: list[str]) -> str:
 
 def run(command: list[str], cwd: pathlib.Path) -> str:
   environment = {
-    **os.environ,
-    'PATH': f'{BIN}:{os.environ["PATH"]}',
-    'PYTHONPATH': str(ROOT),
+    'PATH': f'{BIN}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': QUICK_XLA,
     'TFDS_DATA_DIR': str(cwd / 'tensorflow_datasets'),
-    'XLA_FLAGS': QUICK_XLA,
-  }
-  result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=900)
-  assert result.returncode == 0, f'{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}'
-  return result.stdout
+  }  # fmt: skip
+  if command[:2] == ['python', '-m'] or command[0] == 'tfds':
+    module, *arguments = command[2:] if command[0] == 'python' else [commands.TFDS, *command[1:]]
+    done = commands.Running(module, *arguments, cwd=cwd, **environment).finish(limit_s=900)
+    code, out, err = done.code, done.out, done.err
+  else:
+    result = subprocess.run(
+      command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=900
+    )
+    code, out, err = result.returncode, result.stdout, result.stderr
+  assert code == 0, f'{shlex.join(command)}\n{out[-2000:]}\n{err[-4000:]}'
+  return out
 
 
 @pytest.fixture(scope='module')
@@ -164,7 +170,7 @@ def test_scene_of_ones_own(quickstart):
     with rasterio.open(quickstart / 'S1_20190602.tif', 'w', **profile) as file:
       file.write(db)
       file.descriptions = stored.descriptions
-  (line,) = [line for line in commands() if '--s1=S1.tif' in line]
+  (line,) = [line for line in all_commands() if '--s1=S1.tif' in line]
   for placeholder, value in (
     ('=RUN', '=runs/tile2vec'), ('=S2_FOLDER', f'={scene.name}'), ('=S1.tif', '=S1_20190602.tif')
   ):  # fmt: skip
@@ -186,7 +192,7 @@ def test_a_map_of_ones_own(tmp_path):
     with rasterio.open(tmp_path / 'tiles' / f'E{west}_Map.tif', 'w', transform=transform, **profile) as file:
       file.write(np.full((1, 400, 150), value, np.uint8))
   (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-  (line,) = [line for line in commands() if 'WORLDCOVER_TILES' in line]
+  (line,) = [line for line in all_commands() if 'WORLDCOVER_TILES' in line]
   line = line.replace(':planetary_computer', '').replace('WORLDCOVER_TILES', 'tiles')
   run([*shlex.split(line), '--config.patches=4', '--config.patch_px=32'], tmp_path)
   seen = set()
@@ -202,7 +208,7 @@ def test_a_map_of_ones_own(tmp_path):
 @pytest.mark.slow
 def test_records_at_a_url(quickstart):
   """The lines with a bucket: a folder that a web server on loopback shows."""
-  publish, train = [line for line in commands() if 'gs://BUCKET' in line]
+  publish, train = [line for line in all_commands() if 'gs://BUCKET' in line]
   here = [part.replace('~', str(quickstart)).replace('gs://BUCKET', f'{quickstart}/bucket') for part in publish.split()]
   assert 'Published: ' in run(here, quickstart)
   with loopback.Server(quickstart / 'bucket').running() as server:
@@ -216,7 +222,7 @@ def test_every_command_is_run():
   """A line added to the README is of a kind that runs here, or is named as run elsewhere."""
   sections = {line for title in re.findall(r'^### (.*)$', README, re.MULTILINE) for line in typed(title)}
   known = {'make quickstart', 'source .venv/bin/activate', *ELSEWHERE, *sections}
-  assert [line for line in commands() if line not in known and not any(p in line for p in PLACEHOLDERS)] == []
+  assert [line for line in all_commands() if line not in known and not any(p in line for p in PLACEHOLDERS)] == []
   assert set(SAYS) == {program(shlex.split(line)) for line in sections - set(typed(SLURM))}
 
 

@@ -10,8 +10,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import warnings
 
 import geopandas
@@ -23,6 +21,7 @@ import shapely
 from scipy import ndimage
 
 from deepsentinel import legend, schema, sensors
+from tests import commands
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PIXEL_M = 10.0
@@ -186,28 +185,14 @@ def prepare(
   builder = 'deepsentinel_mines' if card['config'].get('mines', {}).get('polygons') else builder
   data_dir = pathlib.Path(data_dir or corpus / 'tfds')
   result = tfds_build(builder, f'--data_dir={data_dir}', '--config=custom', f'--manual_dir={corpus}', *flags)
-  if result.returncode:
-    raise RuntimeError(f'tfds build failed:\n{result.stdout}\n{result.stderr}')
+  if result.code:
+    raise RuntimeError(f'tfds build failed:\n{result.out}\n{result.err}')
   return data_dir / builder / 'custom' / '1.0.0'
 
 
-def tfds_build(builder: str, *flags: str, cwd: pathlib.Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+def tfds_build(builder: str, *flags: str, cwd: pathlib.Path = ROOT, **environment: str) -> commands.Finished:
   """`tfds build tfds_builders/<builder> <flags>` in a process of its own."""
-  return subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'tensorflow_datasets.scripts.cli.main',
-      'build',
-      str(ROOT / 'tfds_builders' / builder),
-      *flags,
-    ],
-    cwd=cwd,
-    env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'TF_CPP_MIN_LOG_LEVEL': '3', 'NO_GCE_CHECK': 'true', **environment},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return commands.run(commands.TFDS, 'build', ROOT / 'tfds_builders' / builder, *flags, cwd=cwd, **environment)
 
 
 def tiny_records(
