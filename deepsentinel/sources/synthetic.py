@@ -6,7 +6,6 @@ process. Anything reported from it must say that it is synthetic (`SyntheticEart
 
 import collections
 import datetime
-import functools
 import os
 import pathlib
 import re
@@ -23,6 +22,7 @@ from deepsentinel.sources.syntheticearth.lattice import Points
 
 _ID = re.compile(r'^(S[12][AB])_.*_C(-?\d+)$')
 _COARSE = {20: 2, 60: 6}
+_TILES_KEPT = 20_000
 
 
 class SyntheticEarth:
@@ -41,7 +41,7 @@ class SyntheticEarth:
     self.spec = sensors.SensorSpec(sensors.ALL_BANDS, 'L2A', 'sigma0_ellipsoid')
     self.landscape = landscape.Landscape(self.seed)
     self._surfaces: collections.OrderedDict = collections.OrderedDict()
-    self._tile_cloud_share = functools.lru_cache(maxsize=20_000)(self._expected_cloud_share)
+    self._tile_cloud_share: dict[tuple, float] = {}
 
   def __reduce__(self):
     return type(self), (self.seed, self.cache_dir)
@@ -65,19 +65,27 @@ class SyntheticEarth:
     footprint = base.split_antimeridian(footprint)
     if sensor == 'sentinel1':
       return catalogue.search_sentinel1(footprint, start, end)
-    return catalogue.search_sentinel2(footprint, start, end, self._tile_cloud_share)
+    return catalogue.search_sentinel2(footprint, start, end, self._expected_cloud_shares)
 
   def _weather(self, satellite: str, relative_orbit: int, cycle: int) -> clouds.Weather:
     pass_lon = float(catalogue.SENTINEL2.node_lon(relative_orbit, descending=True))
     return clouds.Weather(lattice.salt_of(self.seed, 'sentinel2', satellite, relative_orbit, cycle), pass_lon)
 
-  def _expected_cloud_share(self, satellite: str, relative_orbit: int, cycle: int, outline: shapely.Geometry) -> float:
-    parts = shapely.get_parts(outline)
-    west, south, east, north = max(parts, key=lambda p: p.area).bounds
-    steps = (np.arange(12) + 0.5) / 12
-    lon, lat = (c.ravel() for c in np.meshgrid(west + (east - west) * steps, south + (north - south) * steps))
-    inside = shapely.contains_xy(outline, lon, lat)
-    return self._weather(satellite, relative_orbit, cycle).share(Points.of(lon[inside], lat[inside]))
+  def _expected_cloud_shares(
+    self, satellite: str, relative_orbit: int, cycle: int, outlines: Sequence[shapely.Geometry]
+  ) -> list[float]:
+    """Of every tile of one pass, those not seen before all at once: the weather is slow of a few points at a time."""
+    keys = [(satellite, relative_orbit, cycle, outline) for outline in outlines]
+    missing = [key for key in dict.fromkeys(keys) if key not in self._tile_cloud_share]
+    if missing:
+      places = [_raster(outline) for *_, outline in missing]
+      lon, lat = np.concatenate(places, axis=1)
+      cloud = self._weather(satellite, relative_orbit, cycle).covered(Points.of(lon, lat))
+      parts = np.split(cloud, np.cumsum([len(place[0]) for place in places])[:-1])
+      if len(self._tile_cloud_share) > _TILES_KEPT:
+        self._tile_cloud_share = {key: self._tile_cloud_share[key] for key in keys if key in self._tile_cloud_share}
+      self._tile_cloud_share |= {key: float(part.mean()) for key, part in zip(missing, parts, strict=True)}
+    return [self._tile_cloud_share[key] for key in keys]
 
   def _scene_weather(self, scene: base.Scene) -> clouds.Weather:
     satellite, cycle = self._identify(scene)
@@ -330,6 +338,14 @@ class SyntheticEarth:
       shutil.copyfile(path, partial)
       partial.replace(kept)
     return path
+
+
+def _raster(outline: shapely.Geometry) -> np.ndarray:
+  """Longitudes and latitudes [2, N] inside the largest part of an outline, some 12 x 12 over its box."""
+  west, south, east, north = max(shapely.get_parts(outline), key=lambda part: part.area).bounds
+  steps = (np.arange(12) + 0.5) / 12
+  lon, lat = (c.ravel() for c in np.meshgrid(west + (east - west) * steps, south + (north - south) * steps))
+  return np.stack([lon, lat])[:, shapely.contains_xy(outline, lon, lat)]
 
 
 def _nearby(points: Points) -> list[np.ndarray]:

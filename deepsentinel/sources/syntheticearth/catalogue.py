@@ -5,6 +5,7 @@ Sentinel-2 (ESA, S2 user handbook): 786 km, 98.62 degrees, 143 orbits in 10 days
 in 12 days, ascending node at 18:00, interferometric wide swath of 250 km to the right, two satellites.
 """
 
+import collections
 import dataclasses
 import datetime
 import functools
@@ -248,9 +249,12 @@ def _tile_passes(zone: int, south: bool, column: int, row: int) -> tuple[tuple[i
   return tuple(out)
 
 
-def search_sentinel2(footprint, start, end, cloud_share) -> list[base.Scene]:
-  """Tiles in order of time; `cloud_share(satellite, orbit, cycle, lon, lat)` gives each scene's share of cloud."""
-  scenes = []
+def search_sentinel2(footprint, start, end, cloud_shares) -> list[base.Scene]:
+  """Tiles in order of time.
+
+  `cloud_shares(satellite, orbit, cycle, outlines)` gives the share of cloud of every tile that one pass shows.
+  """
+  of_pass = collections.defaultdict(list)
   for zone, south, column, row in tiles_over(footprint):
     for relative_orbit, u, outline in _tile_passes(zone, south, column, row):
       if not outline.intersects(footprint):
@@ -263,18 +267,25 @@ def search_sentinel2(footprint, start, end, cloud_share) -> list[base.Scene]:
           continue
         baseline = processing_baseline(time)
         stamp = time.strftime('%Y%m%dT%H%M%S')
-        scenes.append(
+        of_pass[satellite, relative_orbit, cycle].append(
           base.Scene(
             f'{satellite}_MSIL2A_{stamp}_N{baseline.replace(".", "")}_R{relative_orbit:03d}_T{name}_C{cycle:04d}',
             'sentinel2', outline, time, 'descending', relative_orbit,
             {
-              'cloud_share': cloud_share(satellite, relative_orbit, cycle, outline),
+              'cloud_share': math.nan,  # below
               'processing_baseline': baseline, 'satellite': satellite, 'tile': name,
               'epsg': (32700 if south else 32600) + zone,
               'sun_elevation_deg': elevation, 'sun_azimuth_deg': azimuth,
             },
           )
         )  # fmt: skip
+  scenes = []
+  for key, tiles in of_pass.items():
+    shares = cloud_shares(*key, [tile.footprint for tile in tiles])
+    scenes += [
+      dataclasses.replace(tile, metadata={**tile.metadata, 'cloud_share': share})
+      for tile, share in zip(tiles, shares, strict=True)
+    ]
   return sorted(scenes, key=lambda s: (s.time, s.id))
 
 

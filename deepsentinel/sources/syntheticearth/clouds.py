@@ -109,9 +109,9 @@ class Weather:
     """float32 [N]: that of `at`, for a third of its work."""
     return _opacity(self._sampled_texture(points, threshold))
 
-  def share(self, points: Points) -> float:
-    """Share of cloud, 0..1, among points far apart: a catalogue's figure, within some per cent of the pixels' own."""
-    return float(_sky(*self._fields(points, None)).mask.mean())
+  def covered(self, points: Points) -> np.ndarray:
+    """bool [N]: cloud over points far apart, as a catalogue's share is made of; within some per cent of the pixels'."""
+    return _sky(*self._fields(points, None)).mask
 
 
 def _sky(texture: np.ndarray, cirrus: np.ndarray, haze: np.ndarray, billows: np.ndarray) -> 'Sky':

@@ -22,7 +22,7 @@ def shares():
   """Cloud share of a patch under each of 700 datatakes, at 64 places of it."""
   rng = np.random.default_rng(0)
   return np.array([
-    weather(k, rng.uniform(0, 360)).share(patch(rng.uniform(-180, 180), rng.uniform(-60, 70), 8, 320))
+    weather(k, rng.uniform(0, 360)).covered(patch(rng.uniform(-180, 180), rng.uniform(-60, 70), 8, 320)).mean()
     for k in range(700)
   ])  # fmt: skip
 
@@ -43,8 +43,8 @@ def test_some_patches_are_clear_and_more_are_overcast(shares):
 def test_weather_persists_over_a_tile_and_changes_between_datatakes():
   here, near = [], []
   for k in range(150):
-    here.append(weather(k).share(patch(10.0, 50.0, 8, 320)))
-    near.append(weather(k).share(patch(10.3, 50.1, 8, 320)))
+    here.append(weather(k).covered(patch(10.0, 50.0, 8, 320)).mean())
+    near.append(weather(k).covered(patch(10.3, 50.1, 8, 320)).mean())
   assert scipy.stats.spearmanr(here, near).statistic > 0.6
   assert abs(scipy.stats.spearmanr(here[:-1], here[1:]).statistic) < 0.2
 
