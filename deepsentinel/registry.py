@@ -8,6 +8,7 @@ from typing import Any
 
 _KNOWN: dict[str, dict[str, str]] = {
   'encoder': {
+    'resnet10': 'deepsentinel.encoders.resnet:ResNet10',
     'resnet18': 'deepsentinel.encoders.resnet:ResNet18',
     'resnet34': 'deepsentinel.encoders.resnet:ResNet34',
     'resnet18attn': 'deepsentinel.encoders.attention:ResNet18Attention',

@@ -17,7 +17,7 @@ if [ -e "$out/finished" ]; then
 fi
 main_flags=(--config=configs/bigearthnet.py --config.data.data_dir="$data")
 if [ "$size" = tiny ]; then
-  main_flags+=(--config.encoder.width=8 --config.pretrain.batch_size=4 --config.pretrain.duration.steps=4
+  main_flags+=(--config.encoder.name=resnet10 --config.encoder.width=8 --config.pretrain.batch_size=4 --config.pretrain.duration.steps=4
     --config.finetune.duration.steps=4)
 fi
 

@@ -14,7 +14,7 @@ from tests import commands, tiny_records
 # A run small enough to be trained in seconds.
 TRAINING = (
   '--config=configs/quickstart.py', '--noprogress', '--config.data.labelled={made}/labelled',
-  '--config.data.unlabelled={made}/unlabelled', '--config.data.crop_px=32', '--config.encoder.name=resnet18',
+  '--config.data.unlabelled={made}/unlabelled', '--config.data.crop_px=32', '--config.encoder.name=resnet10',
   '--config.encoder.width=8', '--config.pretrain.batch_size=4', '--config.pretrain.duration.steps=2',
   '--config.finetune.batch_size=4', '--config.finetune.duration.steps=2', '--config.evaluation.batch_size=4',
   '--config.evaluation.random_forest=False', '--config.checkpoint.every_steps=1',

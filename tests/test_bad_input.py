@@ -41,7 +41,7 @@ STATED = ('--s2_unit=reflectance_x1e4', '--s1_unit=db', '--s1_quantity=sigma0_el
 BOTH = '--s2={made}/S2_whole --s1={made}/S1_whole'
 TRIALS = [
   # The command line and the configuration.
-  training('unknown encoder', '--config.encoder.name=resnet19', "encoder 'resnet19'. Known: resnet18, resnet18attn",
+  training('unknown encoder', '--config.encoder.name=resnet19', "encoder 'resnet19'. Known: resnet10, resnet18,",
            "Did you mean 'resnet18'?"),
   training('misspelt key', '--config.pretrain.lerning_rate=1', "key of the configuration: 'lerning_rate'",
            'Did you mean "learning_rate"', ALL_KEYS),
@@ -128,7 +128,7 @@ TRIALS = [
            'choose another folder'),
   # describe, report, evaluate.
   other('describe an unknown encoder', DESCRIBE, f'{QUICKSTART} --config.encoder.name=vit', "Unknown encoder 'vit'",
-        'Known: resnet18'),
+        'Known: resnet10, resnet18'),
   other('describe with a misspelt key', DESCRIBE, f'{QUICKSTART} --config.encoder.widht=8', "'widht'", '"width"',
         ALL_KEYS),
   other('describe a corpus', DESCRIBE, '--config=configs/corpora/common.py', 'Unknown config.labelled', ALL_KEYS),

@@ -77,7 +77,9 @@ def test_markdown_has_a_rule_and_as_many_cells_in_every_row():
 def test_an_unknown_encoder_and_target_are_named():
   wrong = config('quickstart')
   wrong.encoder.name = 'resnet19'
-  with pytest.raises(ValueError, match=r"Unknown encoder 'resnet19'. Known: resnet18, resnet18attn, resnet34"):
+  with pytest.raises(
+    ValueError, match=r"Unknown encoder 'resnet19'. Known: resnet10, resnet18, resnet18attn, resnet34"
+  ):
     describe.describe(wrong)
   wrong = config('quickstart')
   wrong.finetune.target = 'corine_level0'

@@ -148,9 +148,10 @@ def get_config():
   return config
 """
 _SETTINGS = {
-  'data.crop_px': 32, 'encoder.width': 8, 'pretrain.batch_size': 4, 'pretrain.duration.steps': 2,
-  'pretrain.tile2vec.max_distance_km': 10, 'finetune.batch_size': 4, 'finetune.duration.steps': 2,
-  'finetune.validate_every_steps': 2, 'evaluation.batch_size': 4, 'evaluation.sample_patches': 1,
+  'data.crop_px': 32, 'encoder.name': 'resnet10', 'encoder.width': 8, 'pretrain.batch_size': 4,
+  'pretrain.duration.steps': 2, 'pretrain.tile2vec.max_distance_km': 10, 'finetune.batch_size': 4,
+  'finetune.duration.steps': 2, 'finetune.validate_every_steps': 2, 'evaluation.batch_size': 4,
+  'evaluation.sample_patches': 1,
 }  # fmt: skip
 
 

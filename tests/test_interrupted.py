@@ -29,7 +29,7 @@ FETCH = (
 STEPS, EVERY = 6, 2
 TRAIN = (
   'deepsentinel.main', '--config=configs/quickstart.py', '--noprogress', '--config.data.crop_px=32',
-  '--config.encoder.name=resnet18', '--config.encoder.width=8', '--config.pretrain.exclude_heldout=False',
+  '--config.encoder.name=resnet10', '--config.encoder.width=8', '--config.pretrain.exclude_heldout=False',
   '--config.pretrain.batch_size=4', f'--config.pretrain.duration.steps={STEPS}', '--config.finetune.batch_size=4',
   '--config.pretrain.sensor_dropout=0.3', f'--config.finetune.duration.steps={STEPS}', '--config.log_every_steps=3',
   '--config.finetune.validate_every_steps=3', '--config.evaluation.batch_size=4',

@@ -33,7 +33,7 @@ def config_of(prepared, **changes):
   config = none_resnet18.get_config('small')
   config.data.labelled = str(prepared)
   config.data.crop_px = 32
-  config.encoder.width = 8
+  config.encoder.name, config.encoder.width = 'resnet10', 8
   config.finetune.target = 'landcover'
   config.finetune.duration = common.duration(steps=2)
   config.finetune.batch_size = 4

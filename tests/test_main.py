@@ -28,7 +28,7 @@ STEPS = 4
 def flags() -> list[str]:
   labelled, unlabelled = tiny_records.tiny_records(labelled=True), tiny_records.tiny_records(labelled=False)
   values = {
-    'data.labelled': labelled, 'data.unlabelled': unlabelled, 'data.crop_px': 32, 'encoder.name': 'resnet18',
+    'data.labelled': labelled, 'data.unlabelled': unlabelled, 'data.crop_px': 32, 'encoder.name': 'resnet10',
     'encoder.width': 8, 'pretrain.batch_size': 4, 'pretrain.duration.steps': STEPS, 'pretrain.sensor_dropout': 0.3,
     'pretrain.tile2vec.max_distance_km': 10, 'finetune.batch_size': 4, 'finetune.duration.steps': STEPS,
     'finetune.validate_every_steps': 2, 'evaluation.batch_size': 4, 'evaluation.random_forest': False,

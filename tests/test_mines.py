@@ -23,7 +23,7 @@ def config_of(**changes):
   config.data.labelled = str(tiny_records.tiny_records(labelled=False, mines=True))
   config.data.unlabelled = str(tiny_records.tiny_records(labelled=False))
   config.data.crop_px = 16
-  config.encoder.width = 8
+  config.encoder.name, config.encoder.width = 'resnet10', 8
   config.pretrain.duration = common.duration(steps=1)
   config.pretrain.batch_size = 4
   config.pretrain.exclude_heldout = False

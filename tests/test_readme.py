@@ -28,6 +28,7 @@ BIN = pathlib.Path(sys.executable).parent
 SMALL = {
   'deepsentinel.corpus': ['--config.patches=24', '--config.patch_px=64'],
   'deepsentinel.main': [
+    '--config.encoder.name=resnet10',
     '--config.encoder.width=8',
     '--config.data.crop_px=32',
     '--config.pretrain.batch_size=4',

@@ -190,8 +190,9 @@ def get_config():
 
 def settings(steps: int, every_steps: int) -> dict[str, object]:
   return {
-    'data.crop_px': 32, 'encoder.width': 8, 'finetune.batch_size': 4, 'finetune.duration.steps': steps,
-    'finetune.validate_every_steps': steps, 'evaluation.batch_size': 4, 'evaluation.sample_patches': 0,
+    'data.crop_px': 32, 'encoder.name': 'resnet10', 'encoder.width': 8, 'finetune.batch_size': 4,
+    'finetune.duration.steps': steps, 'finetune.validate_every_steps': steps, 'evaluation.batch_size': 4,
+    'evaluation.sample_patches': 0,
     'evaluation.random_forest': False, 'checkpoint.every_steps': every_steps, 'checkpoint.keep': 99,
   }  # fmt: skip
 

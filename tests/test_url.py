@@ -16,7 +16,7 @@ FLAGS = [
   '--config=configs/quickstart.py', '--noprogress',
   *(f'--config.{key}={value}' for key, value in {
     'data.labelled': 'deepsentinel_labelled/custom', 'data.unlabelled': 'deepsentinel_unlabelled/custom',
-    'data.crop_px': 32, 'encoder.name': 'resnet18', 'encoder.width': 8, 'pretrain.batch_size': 4,
+    'data.crop_px': 32, 'encoder.name': 'resnet10', 'encoder.width': 8, 'pretrain.batch_size': 4,
     'pretrain.duration.steps': STEPS, 'pretrain.tile2vec.max_distance_km': 10, 'finetune.batch_size': 4,
     'finetune.duration.steps': 3, 'finetune.validate_every_steps': 2, 'evaluation.batch_size': 4,
     'evaluation.random_forest': False, 'log_every_steps': 3,

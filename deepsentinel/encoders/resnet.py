@@ -113,5 +113,6 @@ class ResNet(base.Encoder):
     return base.EncoderOutput(base.SpatialMean(name='Embedding')(feature_map), feature_map)
 
 
+ResNet10 = functools.partial(ResNet, stage_sizes=(1, 1, 1, 1))  # not the paper's: half of ResNet18, for trials
 ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2))
 ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3))

@@ -20,7 +20,7 @@ OBJECTIVES = {  # in the order of the paper's Table 9
   'tile2vec': 'Tile2Vec pretraining',
   'contrastive': 'contrastive pretraining',
 }
-ENCODERS = {'resnet18': 'ResNet18', 'resnet34': 'ResNet34', 'resnet18attn': 'ResNet18-Attn'}
+ENCODERS = {'resnet10': 'ResNet10', 'resnet18': 'ResNet18', 'resnet34': 'ResNet34', 'resnet18attn': 'ResNet18-Attn'}
 
 
 @dataclasses.dataclass(frozen=True)

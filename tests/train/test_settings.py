@@ -53,7 +53,7 @@ def test_an_unknown_size_is_named():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'encoder__name': 'resnet19'}, "Unknown encoder 'resnet19'. Known: resnet18, resnet18attn, resnet34"),
+    ({'encoder__name': 'resnet19'}, "Unknown encoder 'resnet19'. Known: resnet10, resnet18, resnet18attn, resnet34"),
     ({'pretrain__objective': 'tile2vek'}, "Unknown config.pretrain.objective 'tile2vek'.*Did you mean 'tile2vec'"),
     ({'pretrain__objective': 'landcover'}, "Unknown config.pretrain.objective 'landcover'. Known: none, "),
     ({'pretrain__objective': 'scene'}, "Unknown config.pretrain.objective 'scene'. Known: none, contrastive, "),
