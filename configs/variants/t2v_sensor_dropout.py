@@ -1,4 +1,5 @@
-"""One checkpoint for Sentinel-1 alone, Sentinel-2 alone and both: examples lose one of their sensors in training.
+"""One checkpoint for Sentinel-1 alone, Sentinel-2 alone and both: in training, examples lose one of their sensors, or
+the part of their optical pixels that a cloud mask would take.
 
 What `python -m deepsentinel.evaluate clouds` measures. Everything else is configs/t2v_resnet18attn.py.
 
@@ -13,4 +14,5 @@ def get_config(size: str = 'paper'):
   config.name = 't2v_sensor_dropout'
   config.pretrain.sensor_dropout = 0.3
   config.finetune.sensor_dropout = 0.5
+  config.finetune.masked_cloud = 0.5
   return config

@@ -60,7 +60,8 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
 def _skill(axis, views: dict[str, list[dict[str, Any]]]) -> str:
   """Draws a line a view; what its bands are, as a sentence."""
   known = [entry for entries in views.values() for entry in entries if entry['skill'] is not None]
-  kind = 'seeds' if all(entry['seeds'] for entry in known) else 'places'
+  # Of two seeds Student's interval says nothing.
+  kind = 'seeds' if all(len(entry['skill_of_models']) > 2 for entry in known) else 'places'
   for view, entries in views.items():
     name, colour, dashed = _LINES[view]
     shown = [entry for entry in entries if entry['skill'] is not None]
