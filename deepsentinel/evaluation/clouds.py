@@ -58,7 +58,7 @@ def require_models(models: Sequence[Trained], records) -> legend.Target:
       if set(alone) not in trained_for:
         raise ValueError(
           f'{where} was not trained to do with {",".join(alone)} alone. Train one with '
-          '--config=configs/variants/t2v_sensor_dropout.py, or with --config.finetune.sensor_dropout=0.5.'
+          '--config=configs/under_cloud.py, or with --config.finetune.sensor_dropout=0.5.'
         )
   targets = {legend.target_of(m.config['finetune']).name for m in models}
   if len(targets) > 1:

@@ -193,7 +193,7 @@ def test_records_of_another_world_are_refused(patches, model, tmp_path):
 
 def test_models_that_cannot_be_measured_are_refused(patches, model):
   cases = [
-    (dataclasses.replace(model, subsets=[]), r'not trained to do with VV,VH alone.*t2v_sensor_dropout'),
+    (dataclasses.replace(model, subsets=[]), r'not trained to do with VV,VH alone.*under_cloud'),
     (make_model(stage='pretrain', crop_px=32), 'does not predict land cover'),
     (make_model(stage='finetune', crop_px=32, bands=('B2', 'B3')), 'takes B2,B3: both sensors are needed'),
   ]

@@ -3,7 +3,7 @@ the part of their optical pixels that a cloud mask would take.
 
 What `python -m deepsentinel.evaluate clouds` measures. Everything else is configs/t2v_resnet18attn.py.
 
-python -m deepsentinel.main --config=configs/variants/t2v_sensor_dropout.py --workdir=runs/t2v_sensor_dropout
+python -m deepsentinel.main --config=configs/under_cloud.py --workdir=runs/under_cloud
 """
 
 from configs import t2v_resnet18attn
@@ -11,7 +11,7 @@ from configs import t2v_resnet18attn
 
 def get_config(size: str = 'paper'):
   config = t2v_resnet18attn.get_config(size)
-  config.name = 't2v_sensor_dropout'
+  config.name = 'under_cloud'
   config.pretrain.sensor_dropout = 0.3
   config.finetune.sensor_dropout = 0.5
   config.finetune.masked_cloud = 0.5
