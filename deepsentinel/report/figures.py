@@ -1,15 +1,14 @@
 """Pictures of a report as PNG bytes: charts by Matplotlib's Agg (no display needed), patches pixel by pixel."""
 
+import functools
 import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from deepsentinel import charts
-
-RUN_COLOURS = charts.COLOURS
-# Greys, so that runs stand out.
+# Okabe and Ito's palette: told apart with any colour vision. Baselines are greys, so that runs stand out.
+RUN_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 BASELINE_COLOURS = ('#6B7280', '#B8BEC8', '#8E97A4')
 # Of methods that differ in their pretraining, the same in every picture.
 OBJECTIVE_COLOURS = {'none': '#3B4554', 'vae': '#E69F00', 'tile2vec': '#0072B2', 'contrastive': '#CC79A7'}
@@ -19,6 +18,54 @@ SPLIT_COLOURS = {
   'test': '#D55E00',
   'unlabelled': '#9AA3AF',
 }
+INK, MUTED, GRID = '#1B2430', '#5B6675', '#E3E7ED'
+_STYLE = {
+  'font.size': 10,
+  'axes.titlesize': 10.5,
+  'axes.titleweight': 'bold',
+  'axes.titlelocation': 'left',
+  'axes.edgecolor': '#C4CBD5',
+  'axes.labelcolor': MUTED,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'grid.color': GRID,
+  'text.color': INK,
+  'xtick.color': MUTED,
+  'ytick.color': MUTED,
+  'legend.frameon': False,
+  'figure.facecolor': 'white',
+}
+
+
+def _figure(width: float, height: float):
+  """(figure, axes), inches; without pyplot, which keeps every figure it ever made."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout='constrained')
+  FigureCanvasAgg(figure)
+  return figure, figure.subplots()
+
+
+def _png(figure) -> bytes:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', dpi=150)
+  return buffer.getvalue()
+
+
+def _styled(draw):
+  """Draws under the report's style without touching Matplotlib's global settings."""
+
+  @functools.wraps(draw)
+  def wrapped(*args, **kwargs):
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+      return draw(*args, **kwargs)
+
+  return wrapped
 
 
 def picture(pixels: np.ndarray, at_least_px: int = 128) -> bytes:
@@ -35,7 +82,7 @@ def picture(pixels: np.ndarray, at_least_px: int = 128) -> bytes:
 Bars = tuple[str, str, Sequence[float | None], Sequence[float | None]]
 
 
-@charts.styled
+@_styled
 def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', top: float = 1.0) -> bytes:
   """Horizontal bars of IoU per class.
 
@@ -48,7 +95,7 @@ def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', 
   many = len(classes) > 12
   bar, gap = (0.07, 0.06) if many else (0.2, 0.18)
   width = 8.4 if not title else 5.6 if many else 4.2
-  figure, axis = charts.figure(width, 1.1 + len(classes) * (len(methods) * bar + gap))
+  figure, axis = _figure(width, 1.1 + len(classes) * (len(methods) * bar + gap))
   height = 0.82 / max(1, len(methods))
   for row, (label, colour, iou, half_widths) in enumerate(methods):
     y = np.arange(len(classes)) + (row - (len(methods) - 1) / 2) * height
@@ -57,21 +104,13 @@ def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', 
     axis.barh(y, values, height * 0.9, color=colour, label=label)
     if any(spread):
       axis.errorbar(
-        values,
-        y,
-        xerr=_within(values, spread),
-        fmt='none',
-        ecolor=charts.INK,
-        elinewidth=0.7 if many else 1.1,
-        alpha=0.75,
+        values, y, xerr=_within(values, spread), fmt='none', ecolor=INK, elinewidth=0.7 if many else 1.1, alpha=0.75
       )
     if not many:
       for position, value, half, known in zip(y, values, spread, iou, strict=True):
         text = f'{value:.1f}' if known is not None else '–'
-        axis.text(min(value + half, 100) + 0.8, position, text, va='center', fontsize=8, color=charts.MUTED)
-  axis.set_yticks(
-    np.arange(len(classes)), [_short(c, 34) for c in classes], color=charts.INK, fontsize=8 if many else 10
-  )
+        axis.text(min(value + half, 100) + 0.8, position, text, va='center', fontsize=8, color=MUTED)
+  axis.set_yticks(np.arange(len(classes)), [_short(c, 34) for c in classes], color=INK, fontsize=8 if many else 10)
   axis.set_ylim(len(classes) - 0.5, -0.5)
   axis.set_xlim(0, 100 * top if title else None if many else 100)
   axis.set_xlabel('IoU, %')
@@ -82,13 +121,13 @@ def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', 
   else:
     longest = max(len(label) for label, *_ in methods)
     figure.legend(loc='outside upper left', ncols=max(1, min(len(methods), 100 // (longest + 6))), fontsize=9)
-  return charts.png(figure)
+  return _png(figure)
 
 
 Line = tuple[str, str, Sequence[float], Sequence[float], Sequence[float | None]]
 
 
-@charts.styled
+@_styled
 def by_fraction(
   title: str, ylabel: str, lines: Sequence[Line], references: Sequence[Line], ylim: tuple[float, float]
 ) -> bytes:
@@ -100,7 +139,7 @@ def by_fraction(
     references: the same without intervals, drawn thin and dashed.
     ylim: in per cent.
   """
-  figure, axis = charts.figure(4.2, 3.7)
+  figure, axis = _figure(4.2, 3.7)
   fractions = sorted({x for _, _, xs, _, _ in lines for x in xs})
   for position, (label, colour, xs, ys, half_widths) in enumerate(lines):
     # Side by side, so that bars do not hide each other.
@@ -119,7 +158,7 @@ def by_fraction(
   axis.set_xlabel('share of the labels, %')
   axis.set_ylabel(ylabel)
   axis.set_title(title)
-  return charts.png(figure)
+  return _png(figure)
 
 
 def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float], lowest: float = 0) -> np.ndarray:
@@ -128,7 +167,7 @@ def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float], lowes
   return np.array([low, high])
 
 
-@charts.styled
+@_styled
 def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
   """Heat map of a confusion matrix, each row (reference class) in per cent of its pixels.
 
@@ -138,7 +177,7 @@ def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
     title: of the picture.
   """
   small = len(classes) > 12
-  figure, axis = charts.figure(*((7.2, 6.8) if small else (4.4, 4.0)))
+  figure, axis = _figure(*((7.2, 6.8) if small else (4.4, 4.0)))
   names = [_short(c, 16) for c in classes]
   matrix = np.asarray(matrix, float)
   total = matrix.sum(1, keepdims=True)
@@ -159,11 +198,11 @@ def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
   if not small:
     for (i, j), value in np.ndenumerate(share):
       text = '' if np.isnan(value) else f'{value:.0f}'
-      axis.text(j, i, text, ha='center', va='center', fontsize=9.5, color='white' if value > 55 else charts.INK)
-  return charts.png(figure)
+      axis.text(j, i, text, ha='center', va='center', fontsize=9.5, color='white' if value > 55 else INK)
+  return _png(figure)
 
 
-@charts.styled
+@_styled
 def curves(
   title: str, ylabel: str, lines: Sequence[tuple[str, str, str, np.ndarray, np.ndarray]], **options: Any
 ) -> bytes:
@@ -175,7 +214,7 @@ def curves(
       values are [2, N], low and high. Faint lines and bands have no entry in the legend.
     options: legend=False draws none; ylim=(low, high).
   """
-  figure, axis = charts.figure(4.3, 3.1)
+  figure, axis = _figure(4.3, 3.1)
   looks: dict[str, dict[str, Any]] = {
     'solid': {'linewidth': 1.8},
     'dashed': {'linewidth': 1.8, 'linestyle': (0, (5, 2))},
@@ -198,7 +237,7 @@ def curves(
     # Below the axes: over them it would hide the end of the curves, which is what one looks for.
     columns = 2 if max(len(label) for label, *_ in lines) < 22 else 1
     figure.legend(loc='outside lower left', fontsize=8.5, ncols=columns, handlelength=2.6)
-  return charts.png(figure)
+  return _png(figure)
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
@@ -209,7 +248,7 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
   return np.convolve(values, kernel, 'same') / weight if len(values) >= len(kernel) else values
 
 
-@charts.styled
+@_styled
 def points(groups: Sequence[tuple[str, np.ndarray, np.ndarray]], land=None) -> bytes:
   """The corpus on a map.
 
@@ -223,12 +262,12 @@ def points(groups: Sequence[tuple[str, np.ndarray, np.ndarray]], land=None) -> b
   stretch = 1 / max(0.2, np.cos(np.radians((south + north) / 2)))  # a degree of longitude is shorter by this
   span_x, span_y = (east - west + 2 * pad) / stretch, north - south + 2 * pad
   width = float(np.clip(6.0 * span_x / span_y, 5.5, 10))
-  figure, axis = charts.figure(width, float(np.clip(width * span_y / span_x, 3, 7)) + 0.5)
+  figure, axis = _figure(width, float(np.clip(width * span_y / span_x, 3, 7)) + 0.5)
   if land is not None:
     _draw_land(axis, land, (west - pad, south - pad, east + pad, north + pad))
   size = float(np.clip(8000 / len(lon), 2, 34))
   for name, x, y in groups:
-    colour = SPLIT_COLOURS.get(name, charts.MUTED)
+    colour = SPLIT_COLOURS.get(name, MUTED)
     edge = 0.4 if size > 8 else 0
     axis.scatter(x, y, s=size, c=colour, label=f'{name} ({len(x):,})', linewidths=edge, edgecolors='white', zorder=3)
   axis.set_aspect(stretch)
@@ -237,7 +276,7 @@ def points(groups: Sequence[tuple[str, np.ndarray, np.ndarray]], land=None) -> b
   axis.set_xlabel('longitude, °')
   axis.set_ylabel('latitude, °')
   figure.legend(loc='outside upper left', ncols=2 if width < 7.5 else 4, fontsize=9, markerscale=max(1, 6 / size**0.5))
-  return charts.png(figure)
+  return _png(figure)
 
 
 def _draw_land(axis, land, bounds: tuple[float, float, float, float]) -> None:
