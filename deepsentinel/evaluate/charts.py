@@ -97,6 +97,10 @@ def classes(result: Mapping[str, Any]) -> bytes:
       y = [position + offset for position, k in enumerate(shown) if row[key][k] is not None]
       x = [100 * row[key][k] for k in shown if row[key][k] is not None]
       face = colour if style == 'solid' else 'white'
+      between = [row.get('iou_intervals', {}) and row['iou_intervals'][k] for k in shown if row[key][k] is not None]
+      for place, interval in zip(y, between, strict=True):
+        if interval:
+          axis.plot([100 * v for v in interval], [place, place], color=colour, linewidth=1, alpha=0.7, zorder=2)
       axis.scatter(x, y, s=34, c=face, edgecolors=colour, linewidths=1.4, marker='o' if style == 'solid' else 's',
                    label=method if at == 0 else None, zorder=3, clip_on=False)  # fmt: skip
     for position in range(1, len(shown)):

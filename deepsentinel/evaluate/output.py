@@ -32,7 +32,9 @@ def require_writable(out: pathlib.Path | None) -> None:
 
 def scores_of(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
   """(key, heading) of the scores that rows hold."""
-  return _CLASS_SCORES if 'weighted_iou' in rows[0] else _TAG_SCORES
+  if 'weighted_iou' not in rows[0]:
+    return _TAG_SCORES
+  return (*([('positive_iou', 'IoU of the class')] if 'positive_iou' in rows[0] else []), *_CLASS_SCORES)
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -120,8 +122,10 @@ def as_csv(result: Mapping[str, Any]) -> str:
       low, high = row['intervals'].get(key) or ('', '')
       writer.writerow([*first, key, '' if row[key] is None else row[key], low, high, *last])
     per_class = 'iou' if 'iou' in row else 'average_precision'
-    for name, value in zip(result['classes'], row[per_class], strict=True):
-      writer.writerow([*first, f'{per_class}: {name}', '' if value is None else value, '', '', *last])
+    between = row.get('iou_intervals') or [None] * len(result['classes'])
+    for name, value, interval in zip(result['classes'], row[per_class], between, strict=True):
+      low, high = interval or ('', '')
+      writer.writerow([*first, f'{per_class}: {name}', '' if value is None else value, low, high, *last])
   return buffer.getvalue()
 
 

@@ -15,11 +15,12 @@ from deepsentinel.data import subsets
 from deepsentinel.evaluation import baselines, cells, fitting, intervals, metrics
 
 LEVELS = ('patch', 'cell')
-PLURAL = {'patch': 'patches', 'cell': 'cells'}
+PLURAL = {'patch': 'patches', 'cell': 'cells', 'pixel': 'pixels'}
 SPLITS = ('train', 'validation', 'test')
 HEADLINE = 'weighted_iou'  # the paper's, and what hyper-parameters are chosen by
 LEAST_PATCHES = 8  # a smaller subset is luck
 FEW_PATCHES = 200  # tested; below it, one patch more or less moves a score by more than methods differ
+_CLASS_DRAWS = 1000
 FEW = 'So few patches rank no method above another.'
 
 Features = Mapping[str, cells.PerPlace]  # split -> features
@@ -124,10 +125,8 @@ def compare(
   """Probes every method at every level with every share of the labels.
 
   Returns:
-    rows, each with level, method, kind, probe ('' where there is none), fraction, train_patches, chosen, validation,
-    the scores of `metrics.scores`, 'confusion', 'intervals' (score -> [low, high] or None), and of embeddings and
-    random encoders 'gain': {'over': the best baseline of that level, probe and share, HEADLINE: difference,
-    'interval': [low, high] or None}.
+    rows of plain JSON values, each with level, method, kind, probe ('' where there is none), fraction, train_patches,
+    chosen, validation, what `scored` says, and of embeddings and random encoders 'gain' (see `finish`).
   """
   jobs = [(m, f) for f in fractions for m in methods]
   rows: list[dict[str, Any]] = []
@@ -136,8 +135,7 @@ def compare(
       bar.set_postfix_str(f'{method.name}, {100 * fraction:g} %')
       answers = _answers(task, method, fraction, levels, probes, forest_pixels)
       rows += [_row(task, method, fraction, *answer) for answer in answers]
-  _add_gains(rows)
-  return [{k: v for k, v in row.items() if k != 'resampled'} for row in rows]
+  return finish(rows)
 
 
 def _answers(task: Task, method: Method, fraction: float, levels, probes, forest_pixels: int):
@@ -198,20 +196,46 @@ def _forest(task: Task, fraction: float, pixels: int) -> cells.PerPlace:
 def _row(task: Task, method: Method, fraction: float, level: str, probe: str, output, chosen, validation) -> dict:
   label, classes = _labels(task, 'test', level), len(task.target.classes)
   confusions = np.stack([metrics.confusion_matrix(y, guess, classes) for y, guess in zip(label, output, strict=True)])
-  records = task.records['test']
-  resampled = intervals.resample([str(i) for i in records.table['id']], task.block, confusions)
-  found = {name: intervals.of_score([resampled], name)[0] for name in metrics.SCORES}
   return {
     'level': level, 'method': method.name, 'kind': method.kind, 'probe': probe, 'fraction': fraction,
     'train_patches': len(task.share('train', fraction)), 'chosen': chosen, 'validation': validation,
-    **metrics.method(confusions.sum(0)),
-    'intervals': {name: None if i is None else [i.low, i.high] for name, i in found.items()},
-    'no_interval': resampled.reason, 'resampled': resampled,
+    **scored(confusions, task.records['test'].table['id'], task.block),
   }  # fmt: skip
 
 
-def _add_gains(rows: list[dict[str, Any]]) -> None:
-  """Of each encoder: how far above the best thing that has learned nothing of the kind, with a paired interval."""
+def scored(confusions: np.ndarray, id: Sequence[str], block: np.ndarray) -> dict[str, Any]:
+  """Scores of test patches with their intervals.
+
+  Args:
+    confusions: int64 [N, K, K] of each patch, rows = reference.
+    id: of each patch.
+    block: int [N], its spatial block.
+  Returns:
+    what `metrics.method` says of all, 'intervals' (score -> [low, high] or None), 'iou_intervals' (the same of each
+    class), 'no_interval' (why there are none), and 'resampled', which is no JSON value.
+  """
+  resampled = intervals.resample([str(i) for i in id], block, confusions)
+  found = {name: intervals.of_score([resampled], name)[0] for name in metrics.SCORES}
+  by_class: list[list[float] | None] = [None] * confusions.shape[1]
+  if not resampled.reason:
+    drawn = intervals.times_drawn(block, _CLASS_DRAWS) @ confusions.reshape(len(confusions), -1)
+    iou = metrics.rates(drawn.reshape(_CLASS_DRAWS, *confusions.shape[1:]))['iou']  # [R, K]
+    for k in np.flatnonzero(~np.isnan(iou).all(0)):
+      own = intervals.of_draws(iou[:, k], resampled.blocks)
+      by_class[k] = [own.low, own.high]
+  return {
+    **metrics.method(confusions.sum(0)),
+    'intervals': {name: None if i is None else [i.low, i.high] for name, i in found.items()},
+    'iou_intervals': by_class, 'no_interval': resampled.reason, 'resampled': resampled,
+  }  # fmt: skip
+
+
+def finish(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Rows as plain JSON values, each encoder's with how far it is above the best that has learned nothing of the kind.
+
+  'gain': {'over': the best baseline of that level, probe and share; HEADLINE: the difference; 'interval': its
+  [low, high], resampled in pairs, or None}.
+  """
   for row in rows:
     if row['kind'] not in ('embedding', 'random'):
       continue
@@ -229,6 +253,7 @@ def _add_gains(rows: list[dict[str, Any]]) -> None:
       'over': best['method'], HEADLINE: row[HEADLINE] - best[HEADLINE],
       'interval': None if interval is None else [interval.low, interval.high],
     }  # fmt: skip
+  return [{k: v for k, v in row.items() if k != 'resampled'} for row in rows]
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:

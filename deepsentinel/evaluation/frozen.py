@@ -56,7 +56,9 @@ def of_trained(trained: Trained, name: str, *, accept_level: str = '') -> Frozen
 
   def open_for(spec: sensors.SensorSpec) -> FeatureMap:
     level = trained.spec.s2_level if accept_level and accept_level == spec.s2_level else spec.s2_level
-    trained.spec.require(dataclasses.replace(spec, s2_level=level), subsets=trained.subsets)
+    held = [band for band in trained.bands if band in spec.bands]
+    subsets = [*trained.subsets, *([held] if held and _drops_bands(trained) else [])]
+    trained.spec.require(dataclasses.replace(spec, s2_level=level), subsets=subsets)
     prepare = inputs.Prepare(
       records=spec, bands=trained.bands, mean=tuple(trained.statistics['mean']), std=tuple(trained.statistics['std']),
       seed=0,
@@ -75,6 +77,13 @@ def of_trained(trained: Trained, name: str, *, accept_level: str = '') -> Frozen
     'encoder': dict(trained.config['encoder']), 'trained_on_synthetic': trained.synthetic,
   }  # fmt: skip
   return Frozen(name, _key(trained, accept_level), trained.crop_px, open_for, facts)
+
+
+def _drops_bands(trained: Trained) -> bool:
+  """Whether it was pretrained with band dropout, and so works with any part of its bands."""
+  own = trained.config['pretrain']
+  section = own.get(own['objective'], {})
+  return trained.stage == 'pretrain' and max(section.get('augment', {}).get('band_dropout', (0,))) > 0
 
 
 def _key(trained: Trained, accept_level: str) -> str:
