@@ -159,20 +159,21 @@ def _probe(
 def _pixels(task: comparison.Task, method: comparison.Method, fraction: float) -> dict[str, Any]:
   """The linear probe of cells, its scores interpolated to pixels and scored there."""
   features: Mapping[str, cells.PerPlace] = method.features or {}
-  classes, parts = np.arange(len(task.target.classes)), {}
+  classes, parts = len(task.target.classes), {}
   for split in ('train', 'validation'):
     share = task.share(split, fraction)
     y = task.labels[split].cell[share]
-    parts[split] = fitting.Sample(features[split].cell[share][y >= 0], y[y >= 0][:, None] == classes)
-  x = features['test'].cell
-  answer = fitting.probe('linear', parts['train'], parts['validation'], x.reshape(-1, x.shape[-1]), len(classes))
+    parts[split] = fitting.Sample(features[split].cell[share][y >= 0], y[y >= 0])
+  x = features['test'].cell.reshape(-1, features['test'].cell.shape[-1])
+  answer = fitting.probe('linear', parts['train'], parts['validation'], x, classes)
   side, test = task.grid.side, task.records['test']
-  maps = answer.output.reshape(len(test), side, side, len(classes))
+  found = fitting.probabilities(parts['train'], answer.chosen, x, classes)
+  maps = found.reshape(len(test), side, side, classes)
   confusions = []
   for number, scores in enumerate(maps):
     label = task.target.lookup[test.read(task.target.field, [number])[0]]
-    fine = [to_pixels(scores[..., k], test.patch_px, task.grid.first_px) for k in classes]
-    confusions.append(metrics.confusion_matrix(label, np.argmax(fine, 0), len(classes)))
+    fine = [to_pixels(scores[..., k], test.patch_px, task.grid.first_px) for k in range(classes)]
+    confusions.append(metrics.confusion_matrix(label, np.argmax(fine, 0), classes))
   return {
     'level': 'pixel', 'method': method.name, 'kind': method.kind, 'probe': 'linear', 'fraction': fraction,
     'train_patches': len(task.share('train', fraction)), 'chosen': answer.chosen, 'validation': answer.validation,

@@ -71,6 +71,15 @@ def probe(kind: str, train: Sample, validation: Sample, test_x: np.ndarray, clas
   return Answer(fitted(best, scale(test_x)), float(best), best_score)
 
 
+def probabilities(train: Sample, strength: float, x: np.ndarray, classes: int) -> np.ndarray:
+  """Of every class, float64 [M, K], by the linear probe of single classes with a strength that `probe` chose."""
+  scale = _scaler(train.x)
+  model = _regression(scale(train.x), train.y, strength)
+  found = np.zeros((len(x), classes))
+  found[:, model.classes_] = model.predict_proba(scale(x))
+  return found
+
+
 def _scaler(x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
   x = np.asarray(x, np.float64)
   known = ~np.isnan(x)

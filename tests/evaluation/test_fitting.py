@@ -49,6 +49,15 @@ def test_a_missing_feature_is_the_mean_and_a_constant_one_does_no_harm():
   assert np.isnan(with_holes.validation)
 
 
+def test_probabilities_are_those_of_the_probe():
+  train, test = _rows(0, 90), _rows(2, 60)
+  found = fitting.probabilities(fitting.Sample(train.x, train.y + 1), 0.1, test.x, 5)
+  np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+  assert (found[:, [0, 4]] == 0).all()
+  nothing = fitting.Sample(train.x[:0], train.y[:0])  # takes the strength in the middle, 0.1
+  np.testing.assert_array_equal(found.argmax(1) - 1, fitting.probe('linear', train, nothing, test.x, 3).output)
+
+
 @pytest.mark.parametrize('kind', fitting.PROBES)
 def test_one_class_alone_is_answered_everywhere(kind):
   train = fitting.Sample(np.random.default_rng(0).normal(size=(9, 4)), np.full(9, 2))
