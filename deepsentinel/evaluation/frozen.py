@@ -57,7 +57,7 @@ def of_trained(trained: Trained, name: str, *, accept_level: str = '') -> Frozen
   def open_for(spec: sensors.SensorSpec) -> FeatureMap:
     level = trained.spec.s2_level if accept_level and accept_level == spec.s2_level else spec.s2_level
     held = [band for band in trained.bands if band in spec.bands]
-    subsets = [*trained.subsets, *([held] if held and _drops_bands(trained) else [])]
+    subsets = [*trained.subsets, *([held] if held and drops_bands(trained) else [])]
     trained.spec.require(dataclasses.replace(spec, s2_level=level), subsets=subsets)
     prepare = inputs.Prepare(
       records=spec, bands=trained.bands, mean=tuple(trained.statistics['mean']), std=tuple(trained.statistics['std']),
@@ -79,7 +79,7 @@ def of_trained(trained: Trained, name: str, *, accept_level: str = '') -> Frozen
   return Frozen(name, _key(trained, accept_level), trained.crop_px, open_for, facts)
 
 
-def _drops_bands(trained: Trained) -> bool:
+def drops_bands(trained: Trained) -> bool:
   """Whether it was pretrained with band dropout, and so works with any part of its bands."""
   own = trained.config['pretrain']
   section = own.get(own['objective'], {})

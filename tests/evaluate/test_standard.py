@@ -122,8 +122,9 @@ def test_water_by_cells_and_by_pixels(floods):
   assert rows['band statistics', 'cell', 'linear']['positive_iou'] > 0.9
   pixel = rows['band statistics', 'pixel', 'linear']
   assert pixel['pixels'] == 3 * (96**2 - 16**2)
-  assert pixel['positive_iou'] == pixel['iou'][1] > 0.9
-  assert rows['radar', 'pixel', 'linear']['positive_iou'] > 0.8
+  # Right in every cell; half way between two cells an unsure probe has its border a few pixels off.
+  assert pixel['positive_iou'] == pixel['iou'][1] > 0.7
+  assert rows['radar', 'pixel', 'linear']['positive_iou'] > 0.9
   assert 'IoU of the class' in output.table(floods)
 
 
