@@ -44,6 +44,9 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.duration = duration(epochs=20)
   config.pretrain.batch_size = 1024  # global, over all devices and processes
   _optimiser(config.pretrain)
+  # Probes the encoder with labelled validation patches every so many steps, beside the loss in metrics.csv and
+  # TensorBoard; 0: never. It changes nothing of the training.
+  config.pretrain.probe_every_steps = 0
   config.pretrain.exclude_heldout = True  # leave out points within exclude_km of validation and test patches
   config.pretrain.exclude_km = 3.7
   config.pretrain.sensor_dropout = 0.0  # probability that an example loses one of its sensors

@@ -10,7 +10,7 @@ from deepsentinel import legend, sensors
 from deepsentinel.corpus import splits
 from deepsentinel.data import batches, distances, download, neighbours, records, statistics, stores
 from deepsentinel.data import subsets as subsets_lib
-from deepsentinel.evaluation import baselines, intervals, metrics, scenes, sheets
+from deepsentinel.evaluation import baselines, during, frozen, intervals, metrics, scenes, sheets
 from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, settings, state
 from deepsentinel.train.trained import Trained
@@ -99,7 +99,7 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
     spec, subsets = source.spec, source.subsets
     shown = wanted if wanted != source.bands else ()
     given = shown or (tuple(b for b in spec.bands if b in labelled['train'].spec.bands) if labelled else spec.bands)
-    if _drops_bands(source):
+    if frozen.drops_bands(source):
       subsets = [*subsets, list(given)]
     if shown:
       _require_trained_for(source, shown, subsets)
@@ -124,12 +124,6 @@ def _find(where: dict[str, Any], kind: str, progress: bool) -> stores.Folder:
   """The prepared directory of config.data.labelled or unlabelled."""
   directory = records.resolve(where[kind], where['data_dir'])
   return download.download(directory, progress) if where['download'] else directory
-
-
-def _drops_bands(source: Trained) -> bool:
-  """Whether an encoder was trained with band dropout, and so works with any part of its bands."""
-  curriculum = strengths(source.config)
-  return curriculum is not None and max(curriculum.band_dropout) > 0
 
 
 def _require_trained_for(source: Trained, shown: tuple[str, ...], subsets: list[list[str]]) -> None:
@@ -267,7 +261,12 @@ def pretraining(
     )
     return sheets.of_views(models.build(config, 'pretrain'), prepare, _pixels(next(crops)))
 
-  return dataclasses.replace(stage, pictures=pictures), realised
+  def probe():
+    split, module = data.labelled['validation'], models.build(config, 'pretrain')
+    prepare = prepare_inputs(config, data, split.spec, 'pretrain')
+    return during.of_labels(module, prepare, split, target_of(config), config['data']['crop_px'])
+
+  return dataclasses.replace(stage, pictures=pictures, probe=probe, probe_every=own['probe_every_steps']), realised
 
 
 def finetuning(config: dict[str, Any], data: Data, workdir: pathlib.Path, fold: int = 0) -> loop.Stage:

@@ -126,7 +126,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 # May differ between two calls of one experiment: they change no number.
-_FREE_KEYS = ('data.data_dir', 'data.download', 'data.read_threads')
+_FREE_KEYS = ('data.data_dir', 'data.download', 'data.read_threads', 'pretrain.probe_every_steps')
 
 
 def _require_same_config(there: dict[str, Any], here: dict[str, Any], workdir: pathlib.Path) -> None:

@@ -25,8 +25,8 @@ MAY_IMPORT |= {
 }
 MAY_IMPORT['objectives'] = FOUNDATION | {'encoders', 'decoders'}
 MAY_IMPORT['train'] = MAY_IMPORT['objectives'] | {'objectives', 'data'}
-MAY_IMPORT['evaluation'] = MAY_IMPORT['train'] | {'train', 'sources', 'corpus'}
-MAY_IMPORT['embedding'] = MAY_IMPORT['evaluation'] | {'evaluation'}
+MAY_IMPORT['evaluation'] = MAY_IMPORT['train'] | {'train', 'sources'}  # sources: benchmarks, places under cloud
+MAY_IMPORT['embedding'] = MAY_IMPORT['evaluation'] | {'evaluation', 'sources', 'corpus'}
 MAY_IMPORT['describe'] = MAY_IMPORT['train'] | {'train'}  # a command whose tables the report shows
 MAY_IMPORT['report'] = MAY_IMPORT['embedding'] | {'embedding', 'describe'}
 MAY_IMPORT['curriculum'] = MAY_IMPORT['report'] | {'report'}

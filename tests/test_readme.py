@@ -40,6 +40,7 @@ SMALL = {
     '--config.finetune.duration.steps=4',
   ],
   'deepsentinel.embed': ['--bounds=12.20,52.30,12.22,52.31'],
+  'deepsentinel.evaluate': ['--noforest'],
 }
 SMALL['launch/grid.py'] = [
   '--configs=configs/none_resnet18.py', '--seeds=0', '--fractions=1',
@@ -53,6 +54,7 @@ SAYS = {
   'deepsentinel.main': 'report.html',
   'deepsentinel.describe': '11,621,570',
   'deepsentinel.embed': 'embedding.tif',
+  'deepsentinel.evaluate': 'Written to evaluation: evaluation.json, evaluation.csv, classes.png',
   'deepsentinel.report': 'open it in a browser',
   'publish': 'files were read back',
   'launch/grid.py': '3 finished, 0 failed',  # two that choose, and the run
@@ -139,6 +141,7 @@ def test_quickstart_leaves_everything(quickstart):
     'Publish it',
     'Package it as TFRecords',
     'Pretrain, fine-tune, test',
+    'See what an encoder has learned',
     'Find coal mines',
     'Run a grid of experiments',
     'See the architecture',

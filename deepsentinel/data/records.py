@@ -5,6 +5,7 @@ the batch array. Files are never mapped: a shard that is cut while mapped kills 
 """
 
 import concurrent.futures
+import hashlib
 import itertools
 import json
 import math
@@ -96,6 +97,12 @@ class RecordSet:
 
   def __repr__(self) -> str:
     return f'RecordSet({str(self.directory)!r}, {self.split!r}: {len(self)} patches of {self.patch_px} px)'
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of what the split holds: the checksums of its records, in order, and their contract."""
+    about = json.dumps([self.spec.to_dict(), self.patch_px, len(self)]).encode()
+    return hashlib.sha256(about + np.ascontiguousarray(self._index.crc).tobytes()).hexdigest()
 
   def read(self, field: str, index: Sequence[int] | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Whole patches [B, patch_px, patch_px(, C)] of `field`, in the order of `index`."""

@@ -1,6 +1,7 @@
 """What a network has to beat: the majority class, and a random forest that looks at one pixel at a time."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import tqdm
@@ -90,20 +91,54 @@ def random_forest(
   Raises:
     ValueError: no labelled train pixel, or a band the records lack.
   """
-  from sklearn.ensemble import RandomForestClassifier
-
   if train_records.spec != test_records.spec:
     raise ValueError(
       f'Train records are {train_records.spec.to_dict()} and test records {test_records.spec.to_dict()}; '
       'take both splits from one record set.'
     )
-  bands = tuple(bands or train_records.spec.bands)
-  train_records.spec.select(bands)
-  numbers = _numbers(train_records, train_index)
+  predict = fit_forest(
+    train_records, target=target, bands=bands, index=train_index, train_pixels=train_pixels, trees=trees,
+    max_depth=max_depth, seed=seed, jobs=jobs, progress=progress,
+  )  # fmt: skip
+  bands, classes = tuple(bands or train_records.spec.bands), len(target.classes)
+  confusion = np.zeros((classes, classes), np.int64)
+  for batch in _batches(test_records, test_index, progress, 'forest: predicting test pixels'):
+    x, y = _pixels(test_records, batch, bands, target)
+    x, y = x[y >= 0], y[y >= 0]
+    if len(y):
+      confusion += metrics.confusion_matrix(y, predict(x), classes)
+  return confusion
+
+
+def fit_forest(
+  records,
+  *,
+  target: legend.Target = _LEVEL1,
+  bands: tuple[str, ...] | None = None,
+  index: np.ndarray | None = None,
+  train_pixels: int = 60_000,
+  trees: int = 50,
+  max_depth: int = 16,
+  seed: int = 0,
+  jobs: int = -1,
+  progress: bool = True,
+) -> Callable[[np.ndarray], np.ndarray]:
+  """The forest of `random_forest`, whose arguments these are, fitted on labelled `records`.
+
+  Returns:
+    function of pixels float32 [M, F], reflectance and dB with NaN for nodata -> class int [M].
+  Raises:
+    ValueError: no labelled pixel, or a band the records lack.
+  """
+  from sklearn.ensemble import RandomForestClassifier
+
+  bands = tuple(bands or records.spec.bands)
+  records.spec.select(bands)
+  numbers = _numbers(records, index)
   per_patch = max(1, -(-train_pixels // max(1, len(numbers))))
   features, targets = [], []
-  for batch in _batches(train_records, numbers, progress, 'forest: reading train pixels'):
-    x, y = _pixels(train_records, batch, bands, target)
+  for batch in _batches(records, numbers, progress, 'forest: reading train pixels'):
+    x, y = _pixels(records, batch, bands, target)
     for i, number in enumerate(batch):
       labelled = np.flatnonzero(y[i] >= 0)
       rng = np.random.default_rng([seed, int(number)])
@@ -117,16 +152,11 @@ def random_forest(
   forest = RandomForestClassifier(trees, max_depth=max_depth, min_samples_leaf=3, n_jobs=jobs, random_state=seed)
   forest.fit(np.where(np.isnan(x), fill, x), y)
 
-  classes = len(target.classes)
-  confusion = np.zeros((classes, classes), np.int64)
-  for batch in _batches(test_records, test_index, progress, 'forest: predicting test pixels'):
-    x, y = _pixels(test_records, batch, bands, target)
-    x, y = x[y >= 0], y[y >= 0]
-    x = np.where(np.isnan(x), fill, x)
-    for start in range(0, len(y), _CHUNK_PX):
-      prediction = forest.predict(x[start : start + _CHUNK_PX])
-      confusion += metrics.confusion_matrix(y[start : start + _CHUNK_PX], prediction, classes)
-  return confusion
+  def predict(pixels: np.ndarray) -> np.ndarray:
+    parts = [pixels[start : start + _CHUNK_PX] for start in range(0, len(pixels), _CHUNK_PX)]
+    return np.concatenate([forest.predict(np.where(np.isnan(part), fill, part)) for part in parts])
+
+  return predict
 
 
 def evaluate(

@@ -1,57 +1,9 @@
-"""One vector a patch: a frozen encoder's embedding, and the plain band statistics that it has to beat."""
+"""One vector a patch without a network: the plain band statistics that an embedding has to beat."""
 
-import functools
-
-import jax
 import numpy as np
-import tqdm
 
 from deepsentinel import sensors
-from deepsentinel.data import batches
 from deepsentinel.data.records import RecordSet
-from deepsentinel.train import inputs
-from deepsentinel.train.trained import Trained
-
-
-def patch_embeddings(
-  trained: Trained, records: RecordSet, *, batch_size: int = 32, progress: bool = True
-) -> np.ndarray:
-  """The mean embedding of the fixed crops that cover each patch.
-
-  Args:
-    trained: from `train.checkpoint.load_trained`.
-    records: whose sensor contract the checkpoint accepts.
-  Returns:
-    float32 [N, E], row i of record i.
-  Raises:
-    ValueError: the checkpoint was not trained for these bands (`SensorSpec.require`).
-  """
-  trained.spec.require(records.spec, subsets=trained.subsets)
-  prepare = jax.jit(
-    functools.partial(
-      inputs.Prepare(
-        records=records.spec,
-        bands=trained.bands,
-        mean=tuple(trained.statistics['mean']),
-        std=tuple(trained.statistics['std']),
-        seed=0,
-      ),
-      train=False,
-    )
-  )
-  crop_px = min(trained.crop_px, records.patch_px)
-  total = len(records) * batches.crops_per_patch(records.patch_px, crop_px)
-  rows: dict[int, list[np.ndarray]] = {}
-  fields = [f for f in ('s2', 's1') if f in records.fields]
-  with tqdm.tqdm(total=total, desc='Embedding', unit=' crops', disable=not progress) as bar:
-    for batch in batches.evaluation_batches(records, batch_size=batch_size, crop_px=crop_px, fields=fields):
-      prepared = prepare({f: batch[f] for f in fields}, 0)
-      output = trained.encode(prepared['images'][:, 0], prepared['present'][:, 0])
-      embedding = np.asarray(output.embedding, np.float64)[batch['mask']]
-      for number, vector in zip(batch['index'][batch['mask'], 0], embedding, strict=True):
-        rows.setdefault(int(number), []).append(vector)
-      bar.update(len(embedding))
-  return np.stack([np.mean(rows[i], axis=0) for i in range(len(records))]).astype(np.float32)
 
 
 def band_features(*sets: RecordSet, bands: tuple[str, ...] = (), crop_px: int = 0) -> np.ndarray:

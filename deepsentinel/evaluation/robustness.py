@@ -4,29 +4,39 @@ Skill is (q - q_majority) / (q_best - q_majority): 0 for a map of the majority c
 without a cloud. All three are of the very same pixels, so that of those under cloud the same can be said as of all.
 """
 
-import csv
-import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
 
-from deepsentinel import provenance
-from deepsentinel.corpus import splits
-from deepsentinel.evaluation import baselines, clouds, intervals, metrics, robustness_picture
-from deepsentinel.evaluation.clouds import SKIES, VIEWS, Measured
+from deepsentinel.evaluation import baselines, intervals, metrics
 
-TITLES = {
-  's1': 'Sentinel-1 alone',
-  's2': 'Sentinel-2 alone',
-  'fused': 'both',
-  's2_told': 'Sentinel-2 alone, cloud masked',
-  'fused_told': 'both, cloud masked',
-}
-_WHOLE = 'all'
-PARTS = (_WHOLE, *SKIES)
-_METRIC = 'weighted_iou'
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# What the model is shown; 'told': optical pixels under cloud are given as missing.
+VIEWS = ('s1', 's2', 'fused', 's2_told', 'fused_told')
+SKIES = ('clear', 'cloud')
+WHOLE = 'all'
+PARTS = (WHOLE, *SKIES)
+METRIC = 'weighted_iou'
+
+
+class Measured(NamedTuple):
+  """Confusion matrices, rows = reference, of P patches, M models, S cloud shares, V views.
+
+  Attributes:
+    id: P patch ids.
+    confusion: int64 [P, M, S, V, 2, K, K]: of the pixels under clear sky, and of those under cloud.
+    reference: int64 [P, M, S, 2, K, K]: what 'fused' says without a cloud, of the same pixels.
+    kept: float64 [P, M, S, V], cosine of the patch's embedding with that of 'fused' without a cloud.
+    apart: float64 [M], mean cosine of the embeddings of two different patches, 'fused' without a cloud.
+  """
+
+  id: list[str]
+  confusion: np.ndarray
+  reference: np.ndarray
+  kept: np.ndarray
+  apart: np.ndarray
 
 
 def curves(
@@ -52,7 +62,7 @@ def curves(
 
 
 def _entry(measured, block, train_counts, shares, part, view, s) -> dict[str, Any]:
-  skies = slice(None) if part == _WHOLE else [SKIES.index(part)]
+  skies = slice(None) if part == WHOLE else [SKIES.index(part)]
   own = measured.confusion[:, :, s, VIEWS.index(view)][:, :, skies].sum(2)  # [P, M, K, K]
   best = measured.reference[:, :, s][:, :, skies].sum(2)
   entry: dict[str, Any] = {'cloud_share': float(shares[s]), 'pixels': int(own[:, 0].sum())}
@@ -80,7 +90,7 @@ def _majority(train_counts: np.ndarray, confusion: np.ndarray) -> np.ndarray:
 
 
 def _quality(confusion: np.ndarray) -> float:
-  return float(metrics.rates(confusion)[_METRIC])
+  return float(metrics.rates(confusion)[METRIC])
 
 
 def _skill(quality, majority, best):
@@ -89,7 +99,7 @@ def _skill(quality, majority, best):
 
 def _draws(id: Sequence[str], block: np.ndarray, confusion: np.ndarray) -> np.ndarray | None:
   found = intervals.resample(id, block, confusion)
-  return found.scores[_METRIC] if found.scores else None
+  return found.scores[METRIC] if found.scores else None
 
 
 def _places(id, block, own, guess, best) -> list[float] | None:
@@ -103,7 +113,7 @@ def _places(id, block, own, guess, best) -> list[float] | None:
     if quality is None or top is None:
       return None
     skills.append(_skill(quality, lowest, top))
-  return _interval(intervals.interval(skills, len(np.unique(block))))
+  return _interval(intervals.of_draws(np.mean(skills, 0), len(np.unique(block))))
 
 
 def _interval(found: intervals.Interval) -> list[float]:
@@ -181,7 +191,7 @@ class _Gain:
     self.interval = None
     if len(known) == len(draws):
       gains = [a - b for a, b in zip(known[::2], known[1::2], strict=True)]
-      self.interval = intervals.interval(gains, len(np.unique(block)))
+      self.interval = intervals.of_draws(np.mean(gains, 0), len(np.unique(block)))
 
   def __str__(self) -> str:
     if self.interval is None:
@@ -193,82 +203,3 @@ class _Gain:
 def _mean_quality(confusion: np.ndarray) -> float:
   """Mean over the models of confusion matrices [P, M, K, K]."""
   return float(np.mean([_quality(confusion[:, m].sum(0)) for m in range(confusion.shape[1])]))
-
-
-def write(out: pathlib.Path, result: dict[str, Any]) -> None:
-  """robustness.json, and robustness.csv with a row a part, view and cloud share."""
-  provenance.write_json(out / 'robustness.json', result)
-  fields = ('part', 'view', 'cloud_share', 'pixels', 'quality', 'majority', 'skill', 'places_low', 'places_high',
-            'seeds_low', 'seeds_high', 'embedding_kept', 'synthetic')  # fmt: skip
-  with provenance.replacing(out / 'robustness.csv') as temporary, temporary.open('w', newline='') as file:
-    writer = csv.DictWriter(file, fields, extrasaction='ignore')
-    writer.writeheader()
-    for part, views in result['curves'].items():
-      for view, entries in views.items():
-        for s, entry in enumerate(entries):
-          places, seeds = entry['places'] or (None, None), entry['seeds'] or (None, None)
-          kept = result['embedding_kept'][view][s] if part == _WHOLE else None
-          writer.writerow(entry | {
-            'part': part, 'view': view, 'places_low': places[0], 'places_high': places[1], 'seeds_low': seeds[0],
-            'seeds_high': seeds[1], 'embedding_kept': kept, 'synthetic': result['synthetic'],
-          })  # fmt: skip
-
-
-def table(result: dict[str, Any]) -> str:
-  """Skill by view and cloud share, and the checks, as text."""
-  whole = result['curves'][_WHOLE]
-  lines = ['skill, 0 = majority class, 1 = both sensors without a cloud', '']
-  lines.append(f'{"cloud share":34}' + ''.join(f'{share:>7.1f}' for share in result['shares']))
-  for view, entries in whole.items():
-    lines.append(f'{TITLES[view]:34}' + ''.join(f'{entry["skill"]:>7.2f}' for entry in entries))
-  lines += ['', *(f'{_VERDICTS[check["holds"]]:10} {check["claim"]}: {check["found"]}' for check in result['checks'])]
-  lines.append('')
-  world = 'SyntheticEarth, a simulated world' if result['synthetic'] else 'real imagery'
-  checkpoints = f'{result["models"]} checkpoint' + ('s' if result['models'] != 1 else '')
-  lines.append(f'{result["patches"]} test patches of {world}, in {result["blocks"]} blocks; {checkpoints}')
-  return '\n'.join(lines)
-
-
-_VERDICTS = {True: 'holds', False: 'FAILS', None: 'undecided'}
-
-
-def run(
-  models: Sequence, records, train, out: pathlib.Path, *, shares: tuple[float, ...] = clouds.SHARES, patches: int = 0,
-  workers: int = 2, progress: bool = True,
-) -> dict[str, Any]:  # fmt: skip
-  """Measures and writes robustness.json, .csv and .png to `out`.
-
-  Args:
-    models: M fine-tuned checkpoints, e.g. of three seeds.
-    records: the test patches. train: RecordSet whose labels say which class the majority is.
-    out: folder; what is there of an earlier run is gone on with.
-    shares, patches, workers, progress: as `clouds.measure`.
-  Returns:
-    what robustness.json holds.
-  """
-  target = clouds.require_models(models, records)
-  measured = clouds.measure(
-    models, records, out, shares=shares, patches=patches, workers=workers, progress=progress
-  )  # fmt: skip
-  rows = records.table.set_index('id').loc[measured.id]
-  block = splits.block_numbers(rows['lon_deg'].to_numpy(), rows['lat_deg'].to_numpy(), intervals.BLOCK_KM)
-  counts = baselines.class_counts(train, target, progress=progress)
-  result = {
-    'target': target.name,
-    'classes': list(target.classes),
-    'majority_class': target.classes[int(counts.argmax())],
-    'metric': _METRIC,
-    'shares': list(shares),
-    'patches': len(measured.id),
-    'blocks': len(np.unique(block)),
-    'models': len(models),
-    'checkpoints': [{'directory': str(m.directory), 'sha256': m.sha256, 'seed': m.config.get('seed')} for m in models],
-    'data': records.card['name'],
-    'synthetic': records.synthetic,
-    'curves': curves(measured, block, counts, shares),
-    'embedding_kept': embeddings(measured, shares),
-    'checks': checks(measured, block, counts, shares),
-  }
-  write(out, result)
-  robustness_picture.draw(out / 'robustness.png', result)
-  return result

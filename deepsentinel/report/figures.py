@@ -39,23 +39,24 @@ _STYLE = {
 }
 
 
-def _figure(width: float, height: float):
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any):
   """(figure, axes), inches; without pyplot, which keeps every figure it ever made."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(width, height), layout='constrained')
   FigureCanvasAgg(figure)
-  return figure, figure.subplots()
+  return figure, figure.subplots(rows, columns, **options)
 
 
-def _png(figure) -> bytes:
+def png(figure) -> bytes:
+  """A figure as PNG."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=150)
   return buffer.getvalue()
 
 
-def _styled(draw):
+def styled(draw):
   """Draws under the report's style without touching Matplotlib's global settings."""
 
   @functools.wraps(draw)
@@ -82,7 +83,7 @@ def picture(pixels: np.ndarray, at_least_px: int = 128) -> bytes:
 Bars = tuple[str, str, Sequence[float | None], Sequence[float | None]]
 
 
-@_styled
+@styled
 def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', top: float = 1.0) -> bytes:
   """Horizontal bars of IoU per class.
 
@@ -95,7 +96,7 @@ def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', 
   many = len(classes) > 12
   bar, gap = (0.07, 0.06) if many else (0.2, 0.18)
   width = 8.4 if not title else 5.6 if many else 4.2
-  figure, axis = _figure(width, 1.1 + len(classes) * (len(methods) * bar + gap))
+  figure, axis = canvas(width, 1.1 + len(classes) * (len(methods) * bar + gap))
   height = 0.82 / max(1, len(methods))
   for row, (label, colour, iou, half_widths) in enumerate(methods):
     y = np.arange(len(classes)) + (row - (len(methods) - 1) / 2) * height
@@ -110,7 +111,7 @@ def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', 
       for position, value, half, known in zip(y, values, spread, iou, strict=True):
         text = f'{value:.1f}' if known is not None else '–'
         axis.text(min(value + half, 100) + 0.8, position, text, va='center', fontsize=8, color=MUTED)
-  axis.set_yticks(np.arange(len(classes)), [_short(c, 34) for c in classes], color=INK, fontsize=8 if many else 10)
+  axis.set_yticks(np.arange(len(classes)), [short(c, 34) for c in classes], color=INK, fontsize=8 if many else 10)
   axis.set_ylim(len(classes) - 0.5, -0.5)
   axis.set_xlim(0, 100 * top if title else None if many else 100)
   axis.set_xlabel('IoU, %')
@@ -121,13 +122,13 @@ def class_iou(classes: Sequence[str], methods: Sequence[Bars], title: str = '', 
   else:
     longest = max(len(label) for label, *_ in methods)
     figure.legend(loc='outside upper left', ncols=max(1, min(len(methods), 100 // (longest + 6))), fontsize=9)
-  return _png(figure)
+  return png(figure)
 
 
 Line = tuple[str, str, Sequence[float], Sequence[float], Sequence[float | None]]
 
 
-@_styled
+@styled
 def by_fraction(
   title: str, ylabel: str, lines: Sequence[Line], references: Sequence[Line], ylim: tuple[float, float]
 ) -> bytes:
@@ -139,7 +140,7 @@ def by_fraction(
     references: the same without intervals, drawn thin and dashed.
     ylim: in per cent.
   """
-  figure, axis = _figure(4.2, 3.7)
+  figure, axis = canvas(4.2, 3.7)
   fractions = sorted({x for _, _, xs, _, _ in lines for x in xs})
   for position, (label, colour, xs, ys, half_widths) in enumerate(lines):
     # Side by side, so that bars do not hide each other.
@@ -158,7 +159,7 @@ def by_fraction(
   axis.set_xlabel('share of the labels, %')
   axis.set_ylabel(ylabel)
   axis.set_title(title)
-  return _png(figure)
+  return png(figure)
 
 
 def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float], lowest: float = 0) -> np.ndarray:
@@ -167,7 +168,7 @@ def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float], lowes
   return np.array([low, high])
 
 
-@_styled
+@styled
 def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
   """Heat map of a confusion matrix, each row (reference class) in per cent of its pixels.
 
@@ -177,15 +178,15 @@ def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
     title: of the picture.
   """
   small = len(classes) > 12
-  figure, axis = _figure(*((7.2, 6.8) if small else (4.4, 4.0)))
-  names = [_short(c, 16) for c in classes]
+  figure, axis = canvas(*((7.2, 6.8) if small else (4.4, 4.0)))
+  names = [short(c, 16) for c in classes]
   matrix = np.asarray(matrix, float)
   total = matrix.sum(1, keepdims=True)
   share = np.divide(100 * matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
   axis.imshow(np.ma.masked_invalid(share), cmap='Blues', vmin=0, vmax=100)
   axis.set_facecolor('#F1F3F6')
   axis.grid(visible=False)
-  axis.set_title(_short(title, 44))
+  axis.set_title(short(title, 44))
   step = max(1, len(classes) // 22)
   turned = {'rotation': 90, 'ha': 'center'} if small else {'rotation': 30, 'ha': 'right'}
   axis.set_xticks(range(0, len(classes), step), names[::step], **turned)
@@ -199,10 +200,10 @@ def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
     for (i, j), value in np.ndenumerate(share):
       text = '' if np.isnan(value) else f'{value:.0f}'
       axis.text(j, i, text, ha='center', va='center', fontsize=9.5, color='white' if value > 55 else INK)
-  return _png(figure)
+  return png(figure)
 
 
-@_styled
+@styled
 def curves(
   title: str, ylabel: str, lines: Sequence[tuple[str, str, str, np.ndarray, np.ndarray]], **options: Any
 ) -> bytes:
@@ -214,7 +215,7 @@ def curves(
       values are [2, N], low and high. Faint lines and bands have no entry in the legend.
     options: legend=False draws none; ylim=(low, high).
   """
-  figure, axis = _figure(4.3, 3.1)
+  figure, axis = canvas(4.3, 3.1)
   looks: dict[str, dict[str, Any]] = {
     'solid': {'linewidth': 1.8},
     'dashed': {'linewidth': 1.8, 'linestyle': (0, (5, 2))},
@@ -237,7 +238,7 @@ def curves(
     # Below the axes: over them it would hide the end of the curves, which is what one looks for.
     columns = 2 if max(len(label) for label, *_ in lines) < 22 else 1
     figure.legend(loc='outside lower left', fontsize=8.5, ncols=columns, handlelength=2.6)
-  return _png(figure)
+  return png(figure)
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
@@ -248,7 +249,7 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
   return np.convolve(values, kernel, 'same') / weight if len(values) >= len(kernel) else values
 
 
-@_styled
+@styled
 def points(groups: Sequence[tuple[str, np.ndarray, np.ndarray]], land=None) -> bytes:
   """The corpus on a map.
 
@@ -262,7 +263,7 @@ def points(groups: Sequence[tuple[str, np.ndarray, np.ndarray]], land=None) -> b
   stretch = 1 / max(0.2, np.cos(np.radians((south + north) / 2)))  # a degree of longitude is shorter by this
   span_x, span_y = (east - west + 2 * pad) / stretch, north - south + 2 * pad
   width = float(np.clip(6.0 * span_x / span_y, 5.5, 10))
-  figure, axis = _figure(width, float(np.clip(width * span_y / span_x, 3, 7)) + 0.5)
+  figure, axis = canvas(width, float(np.clip(width * span_y / span_x, 3, 7)) + 0.5)
   if land is not None:
     _draw_land(axis, land, (west - pad, south - pad, east + pad, north + pad))
   size = float(np.clip(8000 / len(lon), 2, 34))
@@ -276,7 +277,7 @@ def points(groups: Sequence[tuple[str, np.ndarray, np.ndarray]], land=None) -> b
   axis.set_xlabel('longitude, °')
   axis.set_ylabel('latitude, °')
   figure.legend(loc='outside upper left', ncols=2 if width < 7.5 else 4, fontsize=9, markerscale=max(1, 6 / size**0.5))
-  return _png(figure)
+  return png(figure)
 
 
 def _draw_land(axis, land, bounds: tuple[float, float, float, float]) -> None:
@@ -290,5 +291,6 @@ def _draw_land(axis, land, bounds: tuple[float, float, float, float]) -> None:
   axis.add_collection(PolyCollection(rings, facecolors='#FAFAF7', edgecolors='#AEB7C2', linewidths=0.7, zorder=1))
 
 
-def _short(text: str, most: int) -> str:
+def short(text: str, most: int) -> str:
+  """Text of at most `most` letters, its end cut off."""
   return text if len(text) <= most else text[: most - 1].rstrip() + '…'

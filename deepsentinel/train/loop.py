@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
 
-from deepsentinel.train import checkpoint, metriclog, parallel, throughput
+from deepsentinel.train import checkpoint, metriclog, parallel, profiling, throughput
 from deepsentinel.train import state as state_lib
 
 # Of a host batch, what the device needs; the record and crop numbers stay behind.
@@ -54,6 +53,8 @@ class Stage:
     accumulate: parts that a device takes its examples of a step in.
     pictures: makes a function of (variables, step) -> named pictures uint8 [H, W, 3], for TensorBoard at each
       validation, or at each checkpoint where there is none.
+    probe, probe_every: makes a function of variables -> named scores of the encoder as it is, logged as split 'probe'
+      every so many steps and after the last; it changes nothing of the training. 0: never.
   """
 
   name: str
@@ -78,6 +79,8 @@ class Stage:
   frozen: tuple[str, ...] = ()
   accumulate: int = 1
   pictures: Callable[[], Callable[[dict[str, Any], int], dict[str, np.ndarray]]] | None = None
+  probe: Callable[[], Callable[[dict[str, Any]], dict[str, float]]] | None = None
+  probe_every: int = 0
 
   @property
   def section(self) -> str:
@@ -86,6 +89,9 @@ class Stage:
 
   def epoch(self, step: int) -> float:
     return step * self.batch_size / self.examples
+
+  def probe_due(self, step: int) -> bool:
+    return bool(self.probe and self.probe_every) and (step % self.probe_every == 0 or step == self.total_steps)
 
   def validation_due(self, step: int) -> bool:
     if self.validation is None or step == 0:
@@ -160,34 +166,6 @@ def _memory_mend(stage: Stage) -> str:
   )
 
 
-class _Profile:
-  """Traces some steps of training, after those that compile."""
-
-  first, last = 3, 8  # counted from the first of this process
-
-  def __init__(self, directory: pathlib.Path, enabled: bool):
-    self._directory, self._enabled = directory, enabled
-    self._steps, self._running = 0, False
-
-  def __enter__(self):
-    return self
-
-  def after_step(self) -> None:
-    """To be called when a step was started."""
-    self._steps += 1
-    if self._enabled and self._steps == self.first:
-      jax.profiler.start_trace(str(self._directory))
-      self._running = True
-    if self._steps == self.last:
-      self.__exit__()
-
-  def __exit__(self, *error):
-    if self._running:
-      jax.profiler.stop_trace()
-      self._running = False
-      tqdm.tqdm.write(f'Trace in {self._directory}: `tensorboard --logdir={self._directory}`, or Perfetto.')
-
-
 class _Training:
   """A run of `train`: the state between steps."""
 
@@ -203,6 +181,7 @@ class _Training:
     self.pending: dict[str, list[float]] = progress.get('pending', {})
     self.evaluate = evaluator(stage.module, stage.prepare, classes=stage.classes)
     self.draw = stage.pictures() if stage.pictures and parallel.is_chief() else None
+    self.probe = stage.probe() if stage.probe and stage.probe_every and parallel.is_chief() else None
     self.log = metriclog.MetricLog(
       stage.directory, step=self.step, seconds=progress.get('seconds', 0.0), enabled=parallel.is_chief()
     )
@@ -217,13 +196,13 @@ class _Training:
     stage = self.stage
     try:
       if self.step < stage.total_steps and not self.stopped_early:
-        with _Profile(stage.directory / 'profile', profile and parallel.is_chief()) as trace:
+        with profiling.Profile(stage.directory / 'profile', profile and parallel.is_chief()) as trace:
           self._steps(progress_bar, trace)
       return Outcome(self.step, self.best, self.log.seconds, self.step < stage.total_steps)
     finally:
       self.log.close()
 
-  def _steps(self, progress_bar: bool, trace: '_Profile') -> None:
+  def _steps(self, progress_bar: bool, trace: profiling.Profile) -> None:
     stage = self.stage
     take_step = parallel.parallelise(
       state_lib.train_step(
@@ -260,11 +239,12 @@ class _Training:
         bar.update(1)
         log_due = self.step % stage.log_every == 0 or self.step == stage.total_steps
         validation_due = stage.validation_due(self.step)
+        probe_due = stage.probe_due(self.step)
         save_due = self.step % stage.save_every == 0 or self.step == stage.total_steps
         stopping = parallel.stop_agreed(self.step, bool(stop.number or failure))
         if failure and not stopping:  # of several processes none can save alone
           raise failure
-        if not (log_due or validation_due or save_due or stopping):
+        if not (log_due or validation_due or probe_due or save_due or stopping):
           continue
         self._account(*unread)
         unread = None
@@ -282,13 +262,16 @@ class _Training:
           self._log_training({'patches_per_s': rate, **({'flop_utilisation': used} if used else {})})
         if validation_due:
           save_due |= self._validate(progress_bar)
+        if probe_due and self.probe is not None:
+          scores = self.probe(parallel.unreplicate(self.state.variables))
+          self.log.write(self.step, stage.epoch(self.step), 'probe', scores)
         if save_due or stopping or self.stopped_early:
           self._save()
         if validation_due or (save_due and stage.validation is None):
           self._draw()
         if stopping:
           self._leave(stop.number or signal.SIGTERM, failure)
-        if log_due or validation_due:
+        if log_due or validation_due or probe_due:
           logged_at, logged_step = time.monotonic(), self.step
 
   def _account(self, step: int, metrics: state_lib.Metrics) -> None:

@@ -73,6 +73,7 @@ _RULES: dict[str, Rule] = {
   **{f'pretrain.duration.{key}': rule for key, rule in _DURATION.items()},
   'pretrain.batch_size': _COUNT,
   **{f'pretrain.{key}': rule for key, rule in _OPTIMISER.items()},
+  'pretrain.probe_every_steps': _COUNT_OR_0,
   'pretrain.exclude_heldout': _BOOL,
   'pretrain.exclude_km': _NOT_NEGATIVE,
   'pretrain.sensor_dropout': _SHARE,
@@ -163,6 +164,14 @@ def check(config: Mapping[str, Any]) -> None:
     raise ValueError(
       f'config.evaluation.random_forest is True: it predicts pixels, and config.finetune.target='
       f'{flat["finetune.target"]!r} is one label a patch. Pass --config.evaluation.random_forest=False.'
+    )
+  if flat['pretrain.probe_every_steps'] and (
+    not flat['data.labelled'] or legend.target(flat['finetune.target']).is_scene
+  ):
+    raise ValueError(
+      f'config.pretrain.probe_every_steps={flat["pretrain.probe_every_steps"]} probes label maps; with '
+      f'config.data.labelled={flat["data.labelled"]!r} and config.finetune.target={flat["finetune.target"]!r} there '
+      'are none. Name records of deepsentinel_labelled and a target of pixels, or pass 0.'
     )
   if not flat['data.labelled'] and flat['pretrain.objective'] == 'none':
     raise ValueError(

@@ -79,6 +79,7 @@ def test_an_unknown_size_is_named():
     ({'pretrain__warmup_steps': 100}, 'config.pretrain.warmup_steps=100 leaves no step of config.pretrain.duration'),
     ({'finetune__schedule': 'step'}, "config.finetune.schedule is 'step'; allowed: one of constant, cosine"),
     ({'finetune__label_fraction': 0}, 'config.finetune.label_fraction is 0; allowed: a share above 0'),
+    ({'pretrain__probe_every_steps': 5, 'data__labelled': ''}, 'config.pretrain.probe_every_steps=5 probes label maps'),
     ({'finetune__folds': 1}, 'config.finetune.folds is 1; allowed: 0, or a whole number of folds'),
     ({'dtype': 'float16'}, "config.dtype is 'float16'; allowed: one of float32, bfloat16"),
     ({'data__bands': 'B2,VV,B3'}, 'Sentinel-2 bands come before'),

@@ -4,7 +4,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,32 +14,11 @@ from deepsentinel import legend, provenance, sensors
 from deepsentinel.corpus.pool import Pool
 from deepsentinel.data import batches
 from deepsentinel.evaluation import cloudseries, metrics
+from deepsentinel.evaluation.robustness import SHARES, VIEWS, Measured
 from deepsentinel.train import inputs
 from deepsentinel.train.trained import Trained
 
-SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-# What the model is shown; 'told': optical pixels under cloud are given as missing.
-VIEWS = ('s1', 's2', 'fused', 's2_told', 'fused_told')
-SKIES = ('clear', 'cloud')
 _CHUNK = 8  # patches between two saves
-
-
-class Measured(NamedTuple):
-  """Confusion matrices, rows = reference, of P patches, M models, S cloud shares, V views.
-
-  Attributes:
-    id: P patch ids.
-    confusion: int64 [P, M, S, V, 2, K, K]: of the pixels under clear sky, and of those under cloud.
-    reference: int64 [P, M, S, 2, K, K]: what 'fused' says without a cloud, of the same pixels.
-    kept: float64 [P, M, S, V], cosine of the patch's embedding with that of 'fused' without a cloud.
-    apart: float64 [M], mean cosine of the embeddings of two different patches, 'fused' without a cloud.
-  """
-
-  id: list[str]
-  confusion: np.ndarray
-  reference: np.ndarray
-  kept: np.ndarray
-  apart: np.ndarray
 
 
 def require_models(models: Sequence[Trained], records) -> legend.Target:

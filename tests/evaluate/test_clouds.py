@@ -10,8 +10,9 @@ import pandas
 import pytest
 
 from deepsentinel import legend, sensors
-from deepsentinel.evaluation import clouds, cloudseries, robustness
-from deepsentinel.evaluation.clouds import VIEWS
+from deepsentinel.evaluate import cloudmeasure, cloudresults
+from deepsentinel.evaluation import cloudseries, robustness
+from deepsentinel.evaluation.robustness import VIEWS
 from deepsentinel.sources import base
 from deepsentinel.sources.synthetic import SyntheticEarth
 from tests.embedding.small_area import make_model
@@ -20,7 +21,7 @@ SHARES = (0.0, 1.0)
 BLOCK = np.arange(9)  # of nine patches, one each: enough for an interval
 
 
-def _measured(answers: dict[str, list[np.ndarray]], models: int = 2) -> clouds.Measured:
+def _measured(answers: dict[str, list[np.ndarray]], models: int = 2) -> robustness.Measured:
   """Nine equal patches of two classes, clear at share 0 and overcast at 1: view -> its confusion matrix at each."""
   confusion = np.zeros((9, models, 2, len(VIEWS), 2, 2, 2), np.int64)
   reference = np.zeros((9, models, 2, 2, 2, 2), np.int64)
@@ -29,7 +30,7 @@ def _measured(answers: dict[str, list[np.ndarray]], models: int = 2) -> clouds.M
       confusion[:, :, s, v, s] = answers[view][s]
     reference[:, :, s, s] = answers['fused'][0]
   kept = np.full((9, models, 2, len(VIEWS)), 0.6)
-  return clouds.Measured([f'p{i}' for i in range(9)], confusion, reference, kept, np.full(models, 0.2))
+  return robustness.Measured([f'p{i}' for i in range(9)], confusion, reference, kept, np.full(models, 0.2))
 
 
 GOOD, FAIR, GUESS = np.array([[60, 0], [0, 40]]), np.array([[50, 10], [10, 30]]), np.array([[60, 0], [40, 0]])
@@ -152,10 +153,10 @@ def test_a_place_is_rendered_at_exactly_the_share_of_cloud(patches):
 
 
 def test_measured_resumed_and_written(patches, model, tmp_path):
-  first = robustness.run([model], patches, patches, tmp_path, shares=SHARES, workers=1, progress=False)
+  first = cloudresults.run([model], patches, patches, tmp_path, shares=SHARES, workers=1, progress=False)
   part = tmp_path / 'clouds' / 'part_00000.npz'
   was, page = part.stat().st_mtime_ns, (tmp_path / 'robustness.json').read_text()
-  again = robustness.run([model], patches, patches, tmp_path, shares=SHARES, workers=1, progress=False)
+  again = cloudresults.run([model], patches, patches, tmp_path, shares=SHARES, workers=1, progress=False)
   assert part.stat().st_mtime_ns == was
   assert (tmp_path / 'robustness.json').read_text() == page
   assert json.loads(page) == json.loads(json.dumps(again)) == json.loads(json.dumps(first))
@@ -165,25 +166,25 @@ def test_measured_resumed_and_written(patches, model, tmp_path):
   assert first['embedding_kept']['fused'][0] == pytest.approx(1)
   labelled = sum((legend.target('corine_level1').lookup[one] >= 0).sum() for one in patches.pixels['corine'])
   assert {entry['pixels'] for entries in whole.values() for entry in entries} == {labelled}
-  assert 'SyntheticEarth' in robustness.table(first)
+  assert 'SyntheticEarth' in cloudresults.table(first)
   assert (tmp_path / 'robustness.png').stat().st_size > 10_000
   assert (tmp_path / 'robustness.csv').read_text().count('\n') == 1 + 3 * len(VIEWS) * len(SHARES)
 
 
 def test_another_comparison_is_not_written_over(patches, model, tmp_path):
-  clouds.measure([model], patches, tmp_path, shares=SHARES, patches=1, workers=1, progress=False)
+  cloudmeasure.measure([model], patches, tmp_path, shares=SHARES, patches=1, workers=1, progress=False)
   with pytest.raises(ValueError, match=r'holds another comparison.*Pass another --out'):
-    clouds.measure([model], patches, tmp_path, shares=SHARES, patches=2, workers=1, progress=False)
+    cloudmeasure.measure([model], patches, tmp_path, shares=SHARES, patches=2, workers=1, progress=False)
   (tmp_path / 'clouds' / 'part_00000.npz').write_bytes(b'PK cut off')
   with pytest.raises(ValueError, match=r'part_00000.npz cannot be read.*Remove it and run the same command again'):
-    clouds.measure([model], patches, tmp_path, shares=SHARES, patches=1, workers=1, progress=False)
+    cloudmeasure.measure([model], patches, tmp_path, shares=SHARES, patches=1, workers=1, progress=False)
 
 
 def test_records_of_another_world_are_refused(patches, model, tmp_path):
   other = Patches(1)
   other.pixels['s2'][0] = other.pixels['s2'][0] + 1
   with pytest.raises(ValueError, match=r'looks otherwise now.*Sample the corpus and build the records again'):
-    clouds.measure([model], other, tmp_path, shares=SHARES, workers=1, progress=False)
+    cloudmeasure.measure([model], other, tmp_path, shares=SHARES, workers=1, progress=False)
   place = cloudseries.places(patches)[0]._replace(scene='S2A_gone')
   with pytest.raises(ValueError, match='of scene S2A_gone, which synthetic does not have'):
     cloudseries.render(patches.card['source'], place, ('B2',), (0,), False)
@@ -199,6 +200,6 @@ def test_models_that_cannot_be_measured_are_refused(patches, model):
   ]
   for bad, message in cases:
     with pytest.raises(ValueError, match=message):
-      clouds.require_models([bad], patches)
+      cloudmeasure.require_models([bad], patches)
   with pytest.raises(ValueError, match='start at 0'):
-    clouds.measure([model], patches, pathlib.Path('nowhere'), shares=(0.5, 1.0), workers=1, progress=False)
+    cloudmeasure.measure([model], patches, pathlib.Path('nowhere'), shares=(0.5, 1.0), workers=1, progress=False)

@@ -1,17 +1,18 @@
-"""The figure of `robustness`: skill against cloud cover, and how much of an embedding is left."""
+"""The figure of `evaluate clouds`: skill against cloud cover, and how much of an embedding is left."""
 
 import pathlib
 from typing import Any
 
-from deepsentinel import charts, provenance
+from deepsentinel import provenance
+from deepsentinel.report import figures
 
 # Of a view: name, colour, dashed where the model is told which pixels are cloud.
 _LINES = {
-  's1': ('Sentinel-1 alone', charts.COLOURS[4], False),
-  's2': ('Sentinel-2 alone', charts.COLOURS[0], False),
-  's2_told': ('Sentinel-2 alone, cloud masked', charts.COLOURS[0], True),
-  'fused': ('both', charts.COLOURS[2], False),
-  'fused_told': ('both, cloud masked', charts.COLOURS[2], True),
+  's1': ('Sentinel-1 alone', figures.RUN_COLOURS[4], False),
+  's2': ('Sentinel-2 alone', figures.RUN_COLOURS[0], False),
+  's2_told': ('Sentinel-2 alone, cloud masked', figures.RUN_COLOURS[0], True),
+  'fused': ('both', figures.RUN_COLOURS[2], False),
+  'fused_told': ('both, cloud masked', figures.RUN_COLOURS[2], True),
 }
 _PANELS = {
   'all': 'Land cover, all pixels',
@@ -20,10 +21,10 @@ _PANELS = {
 }
 
 
-@charts.styled
+@figures.styled
 def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
   """Writes the figure as PNG; `result` is what robustness.json holds."""
-  figure, axes = charts.figure(9.6, 7.4, 2, 2)
+  figure, axes = figures.canvas(9.6, 7.4, 2, 2)
   for axis, (part, title) in zip(axes.ravel(), _PANELS.items(), strict=False):
     bands = _skill(axis, result['curves'][part])
     axis.set_title(title)
@@ -37,8 +38,8 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
   for axis in axes.ravel():
     axis.set_xlim(-0.03, 1.03)
     axis.set_xlabel('cloud share of the patch')
-    axis.axhline(0, color=charts.MUTED, linewidth=0.8)
-    axis.axhline(1, color=charts.MUTED, linewidth=0.8, linestyle=':')
+    axis.axhline(0, color=figures.MUTED, linewidth=0.8)
+    axis.axhline(1, color=figures.MUTED, linewidth=0.8, linestyle=':')
   lowest = min(axis.get_ylim()[0] for axis in axes.ravel())
   for axis in axes.ravel():
     axis.set_ylim(lowest, 1.12)
@@ -51,10 +52,10 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
   figure.suptitle(
     f'Quality against cloud cover. {world}\n{result["patches"]} test patches, {models}. Skill: 0 the majority class, '
     f'1 both sensors without a cloud.{bands}',
-    fontsize=9.5, x=0.012, ha='left', color=charts.INK,
+    fontsize=9.5, x=0.012, ha='left', color=figures.INK,
   )  # fmt: skip
   with provenance.whole(path) as file:
-    file.write(charts.png(figure))
+    file.write(figures.png(figure))
 
 
 def _skill(axis, views: dict[str, list[dict[str, Any]]]) -> str:

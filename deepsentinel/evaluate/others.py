@@ -1,0 +1,81 @@
+"""Encoders of other projects under the same probes: ResNets of torchgeo, for Sentinel-2.
+
+They take reflectance x 10,000 divided as their own `transforms` say, in their own order of bands. A band that the
+pixels lack (B10 of L2A) is 0, as it is where those weights were trained with bands left out.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deepsentinel import sensors
+from deepsentinel.evaluation import cells, frozen
+
+# The order of bands of torchgeo's SENTINEL2_ALL weights (SSL4EO-S12, L1C).
+BANDS = ('B1', 'B2', 'B3', 'B4', 'B5', 'B6', 'B7', 'B8', 'B8A', 'B9', 'B10', 'B11', 'B12')
+_SCALE = 10_000.0
+_CROP_PX = 224  # what the weights were trained on
+_STRIDE = 2  # cells along an edge that share one feature: the network's stride is 32 px
+
+
+def load(name: str, *, seed: int = 0) -> frozen.Frozen:
+  """An encoder by its name.
+
+  Args:
+    name: 'torchgeo:ResNet18_Weights.SENTINEL2_ALL_MOCO', or another of torchgeo's SENTINEL2_ALL weights of a ResNet;
+      'torchgeo:resnet18' or 'torchgeo:resnet50' for random weights.
+    seed: of random weights.
+  Raises:
+    ValueError: torchgeo is not installed (says how to install it), or knows no such weights.
+  """
+  project, _, which = name.partition(':')
+  if project != 'torchgeo' or not which:
+    raise ValueError(f'--encoder={name} is none that is known: torchgeo:WEIGHTS, or torchgeo:resnet18.')
+  try:
+    import torch
+    import torchgeo.models
+  except ImportError as error:
+    raise ValueError(f'--encoder={name} needs torchgeo ({error}): pip install torchgeo') from error
+  kind, _, weight = which.partition('_Weights.')
+  builder = getattr(torchgeo.models, kind.lower(), None)
+  if not kind.lower().startswith('resnet') or builder is None:
+    raise ValueError(f'--encoder={name}: torchgeo has no ResNet {kind!r}. Try torchgeo:resnet18.')
+  weights: Any = None
+  if weight:
+    known = getattr(torchgeo.models, f'{kind}_Weights').__members__
+    all_bands = [w for w in known if w.startswith('SENTINEL2_ALL')]
+    if weight not in all_bands:
+      raise ValueError(f'--encoder={name}: weights of all Sentinel-2 bands are {", ".join(all_bands)}.')
+    weights = known[weight]
+  torch.manual_seed(seed)
+  try:
+    model = builder(weights=weights, **({} if weights else {'in_chans': len(BANDS), 'num_classes': 0})).eval()
+  except OSError as error:  # no network, a store that refuses
+    raise ValueError(f'--encoder={name}: its weights cannot be fetched ({error}). Fetch them once online.') from error
+  sha = hashlib.sha256()
+  for key, value in model.state_dict().items():
+    sha.update(key.encode() + value.numpy().tobytes())
+
+  def open_for(spec: sensors.SensorSpec) -> frozen.FeatureMap:
+    held = [band for band in BANDS if band in spec.bands]
+    if not held:
+      raise ValueError(f'--encoder={name} knows Sentinel-2; these pixels are {", ".join(spec.bands)}.')
+    index, _ = spec.indices(held)
+    places = [BANDS.index(band) for band in held]
+
+    def features(stored: Mapping[str, np.ndarray]) -> np.ndarray:
+      pixels = stored['s2'][:, 0]
+      images = np.zeros((len(pixels), len(BANDS), *pixels.shape[1:3]), np.float32)
+      images[:, places] = np.moveaxis(pixels[..., index], -1, 1) / _SCALE
+      with torch.inference_mode():
+        coarse = model.forward_features(torch.from_numpy(images)).numpy()  # [B, F, ceil(H / 32), ceil(W / 32)]
+      fine = np.moveaxis(coarse, 1, -1).repeat(_STRIDE, 1).repeat(_STRIDE, 2)
+      side = pixels.shape[1] // cells.CELL_PX
+      return fine[:, :side, :side]
+
+    return features
+
+  facts = {'project': 'torchgeo', 'weights': which, 'sha256': sha.hexdigest(), 'stride_px': 32, 'random': not weight}
+  return frozen.Frozen(which, sha.hexdigest(), _CROP_PX, open_for, facts)
