@@ -22,10 +22,10 @@ from deepsentinel import provenance
 from deepsentinel.embedding import cells, rows
 
 KINDS = ('auto', 'exact', 'approximate')
-EXACT_ROWS = 1_000_000  # beyond, an exact search takes longer than a second
+EXACT_ROWS = 1_000_000  # an exact search of more reads gigabytes for every query
 _RECALL = 0.95  # of the ten nearest rows, which an approximate search has to find
 _RECALL_QUERIES, _RECALL_K = 200, 10
-_TRAIN_PER_LIST = 100  # vectors that the centre of a list is drawn from (Faiss asks for 39 to 256)
+_TRAIN_PER_LIST = 50  # vectors that the centre of a list is drawn from (Faiss asks for 39 to 256)
 _CHUNK = 65_536
 _FLAGS = {'asked': '--kind', 'mean_cells': '--mean_cells', 'sources': 'inputs'}  # what tells one index from another
 _BUILD = '`python -m deepsentinel.search build --embedding=MAP --out=INDEX` makes one.'
@@ -181,7 +181,7 @@ def _filled(
   if exact:
     searcher = faiss.IndexFlatIP(features)
   else:
-    lists = max(1, min(int(4 * most**0.5), most // 39))
+    lists = max(1, min(int(2 * most**0.5), most // 39))
     searcher = faiss.index_factory(features, f'IVF{lists},Flat', faiss.METRIC_INNER_PRODUCT)
     sample = _sample(sources, out, most, lists * _TRAIN_PER_LIST, progress)
     if len(sample) < lists:

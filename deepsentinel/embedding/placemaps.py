@@ -137,6 +137,52 @@ def draw_similarity(
   return _save(figure, path)
 
 
+def draw_similar_points(
+  path: pathlib.Path,
+  places: tuple[np.ndarray, np.ndarray],
+  similarity: np.ndarray,
+  query: tuple[float, float],
+  results: tuple[np.ndarray, np.ndarray],
+  caption: str,
+) -> pathlib.Path:
+  """Patches as points by their longitude and latitude, coloured by similarity, with the query and the results.
+
+  Args:
+    path: PNG.
+    places: longitude and latitude of every patch, [N] each.
+    similarity: [N].
+    query: its longitude and latitude.
+    results: longitude and latitude of what was found, best first.
+    caption: above the map.
+  """
+  figure = _figure(6.6, 6.0 + 0.15 * caption.count('\n'))
+  axis = figure.subplots()
+  low, high = np.percentile(similarity, (2, 99.8))
+  order = np.argsort(similarity)  # the most alike on top
+  drawn = axis.scatter(
+    places[0][order], places[1][order], c=similarity[order], s=float(np.clip(20_000 / len(order), 2, 40)),
+    cmap='viridis', vmin=low, vmax=max(high, low + 1e-6), linewidths=0,
+  )  # fmt: skip
+  bar = figure.colorbar(drawn, ax=axis, shrink=0.85, aspect=30, pad=0.02)
+  bar.set_label('cosine (colours end at the 2nd and 99.8th percentile)', fontsize=8, color=_INK)
+  bar.ax.tick_params(labelsize=7, colors=_MUTED)
+  bar.outline.set_visible(False)
+  for i, (x, y) in enumerate(zip(*results, strict=True), start=1):
+    axis.plot(x, y, 'o', markersize=9.5, markerfacecolor='white', markeredgecolor=_INK)
+    axis.text(x, y, str(i), fontsize=5.5, ha='center', va='center_baseline', color=_INK)
+  axis.plot(
+    *query, '*', markersize=15, markerfacecolor=_QUERY, markeredgecolor='white', label='query', linestyle='none'
+  )
+  axis.set_aspect(1 / max(np.cos(np.radians(np.mean(places[1]))), 0.05), adjustable='datalim')
+  axis.set_title(f'Similarity to the query, {len(order):,} patches', fontsize=9.5, loc='left', color=_INK)
+  axis.set_xlabel('longitude, degrees', fontsize=8, color=_MUTED)
+  axis.set_ylabel('latitude, degrees', fontsize=8, color=_MUTED)
+  axis.tick_params(labelsize=7, colors=_MUTED)
+  axis.legend(loc='upper right', fontsize=8, framealpha=0.9)
+  figure.suptitle(caption, fontsize=8, x=0.01, ha='left', color=_INK)
+  return _save(figure, path)
+
+
 def draw_detection(
   path: pathlib.Path,
   grid: cells.CellMap,

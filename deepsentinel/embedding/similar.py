@@ -47,14 +47,16 @@ def search(
   paths: Mapping[str, str] | None = None,
   progress: bool = True,
 ) -> Searched:
-  """Writes results.csv, results.gpkg, similarity_NAME.tif and .png, chips.png and, last, search.json.
+  """Writes results.csv, results.gpkg, the similarity as maps and pictures, chips.png and, last, search.json.
+
+  The maps are similarity_NAME.tif and .png of each source of cells; of patches there is similarity_patches.png.
 
   Args:
     index: where to search.
     query: what for.
     out: folder; one with other results is left as it is.
     k, min_km, apart_km: see `results.rank`.
-    with_map: the maps of similarity; there are none of patches.
+    with_map: the maps of similarity; of patches a picture alone.
     with_chips: the sheet of chips.
     paths: sensor -> where a local scene lies, for the chips.
     progress: shows a bar.
@@ -81,6 +83,8 @@ def search(
     picture = out / f'similarity_{layer.name}.png'
     placemaps.draw_similarity(picture, layer.map, layer.similarity, query.geometry, outlines, caption)
     files.append(picture.name)
+  if with_map and any(source['kind'] != 'map' for source in index.about['sources']):
+    files.append(_points(index, query, found, out / 'similarity_patches.png', caption).name)
   notes = _notes(index, query, found, k, apart_km)
   if with_chips:
     why = _chips(index, query, found, out / 'chips.png', caption, paths or {}, progress)
@@ -103,6 +107,16 @@ def _finished(out: pathlib.Path, job: dict[str, Any]) -> dict[str, Any] | None:
   if there.get('job') != job:
     raise ValueError(f'{out} holds the results of another search ({there["query"]["name"]}). Pass another --out.')
   return there
+
+
+def _points(index: Index, query: Query, found: results.Found, path: pathlib.Path, caption: str) -> pathlib.Path:
+  """The picture of an index of patches, which have no cells to map."""
+  patches = np.array([source['kind'] != 'map' for source in index.about['sources']])
+  number = np.flatnonzero(patches[index.rows['source'].to_numpy()])
+  lon, lat = index.rows['lon_deg'].to_numpy(), index.rows['lat_deg'].to_numpy()
+  similarity = index.similarities(query.vector)[number]
+  middle, best = (query.lon_deg, query.lat_deg), (lon[found.number], lat[found.number])
+  return placemaps.draw_similar_points(path, (lon[number], lat[number]), similarity, middle, best, caption)
 
 
 def _caption(index: Index, query: Query) -> str:

@@ -12,6 +12,7 @@ import shapely
 from deepsentinel import composites
 from deepsentinel.data import distances
 from deepsentinel.embedding import cells, chips, index, places, queries, results, rows, similar
+from deepsentinel.sources import base
 from tests.embedding import cell_maps
 from tests.embedding.small_area import make_model
 from tests.tiny_records import tiny_records
@@ -229,6 +230,31 @@ def test_chips_that_cannot_be_had_are_said_to_be_missing(journal, why, tmp_path)
     assert (tmp_path / 'out' / 'chips.png').exists()
 
 
+def test_chips_of_a_local_scene(tmp_path):
+  grid = base.PatchGrid(cell_maps.EPSG, cell_maps.LEFT, cell_maps.TOP, 160, 160)
+  values = np.random.default_rng(0).integers(200, 3000, (3, 160, 160)).astype(np.uint16)
+  (tmp_path / 'S2_20200601').mkdir()
+  profile = {'driver': 'GTiff', 'height': 160, 'width': 160, 'count': 3, 'dtype': 'uint16', 'crs': 'EPSG:32632'}
+  with rasterio.open(tmp_path / 'S2_20200601' / 'S2_20200601.tif', 'w', transform=grid.transform, **profile) as file:
+    file.write(values)
+    file.descriptions = ('B2', 'B3', 'B4')
+  folder = cell_maps.write(tmp_path / 'm', cell_maps.random_vectors(10, 10))
+  item = {
+    'source': 'local', 'sensor': 'sentinel2', 'scene': 'S2_20200601', 'time': '2020-06-01T10:00:00Z',
+    'bands': ['B2', 'B3', 'B4'],
+    'stated': {'s2_unit': 'reflectance_x1e4', 'times': {'S2_20200601': '2020-06-01T10:00:00Z'}},
+  }  # fmt: skip
+  (folder / 'embedding.json').write_text(json.dumps({'job': {'inputs': [item]}}))
+  there = build(tmp_path / 'index', folder)
+  (number,) = np.flatnonzero(there.rows['id'] == 'm/4_5')
+  paths = {'sentinel2': str(tmp_path / 'S2_20200601')}
+  (picture,), _, why = chips.of_rows(there, [number], paths, progress=False)
+  assert why == ''
+  # The middle of cell (4, 5) lies at pixel 72, 88; a chip is 96 pixels wide.
+  expected = composites.true_colour(np.moveaxis(values[::-1], 0, -1)[24:120, 40:136])
+  np.testing.assert_array_equal(picture, expected)
+
+
 def test_chips_of_records(tmp_path):
   directory = tiny_records(patches=12, patch_px=32, labelled=False)
   spec = rows.records_lib.RecordSet(directory).spec
@@ -236,4 +262,4 @@ def test_chips_of_records(tmp_path):
   there, _ = index.build([source], tmp_path / 'index', mean_cells=3, progress=False)
   done = similar.search(there, queries.of_row(there, 'tiny_00003'), tmp_path / 'out', k=3, progress=False)
   assert done.about['notes'] == []
-  assert [path.name for path in done.files] == ['results.csv', 'results.gpkg', 'chips.png']
+  assert [path.name for path in done.files] == ['results.csv', 'results.gpkg', 'similarity_patches.png', 'chips.png']
