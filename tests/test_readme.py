@@ -41,6 +41,8 @@ SMALL = {
   ],
   'deepsentinel.embed': ['--bounds=12.20,52.30,12.22,52.31'],
   'deepsentinel.evaluate': ['--noforest'],
+  'deepsentinel.search': ['--point=12.207,52.304', '--k=3'],
+  'deepsentinel.detect': ['--positive=12.207,52.304', '--negative=12.214,52.307'],
 }
 SMALL['launch/grid.py'] = [
   '--configs=configs/none_resnet18.py', '--seeds=0', '--fractions=1',
@@ -55,6 +57,8 @@ SAYS = {
   'deepsentinel.describe': '11,621,570',
   'deepsentinel.embed': 'embedding.tif',
   'deepsentinel.evaluate': 'Written to evaluation: evaluation.json, evaluation.csv, classes.png',
+  'deepsentinel.search': 'SyntheticEarth: these pixels are computed',
+  'deepsentinel.detect': 'neither a score nor an uncertainty can be known',
   'deepsentinel.report': 'open it in a browser',
   'publish': 'files were read back',
   'launch/grid.py': '3 finished, 0 failed',  # two that choose, and the run
@@ -146,6 +150,8 @@ def test_quickstart_leaves_everything(quickstart):
     'Run a grid of experiments',
     'See the architecture',
     'Embed an area',
+    'Find similar places',
+    'Detect from a few examples',
     'Write a report',
   ],
 )

@@ -80,6 +80,15 @@ def encode(
   return cells.PerPlace(np.concatenate([p.patch for p in parts]), np.concatenate([p.cell for p in parts]))
 
 
+def of_patches(encoder: frozen.Frozen, records, numbers: np.ndarray, *, batch_size: int = 32) -> np.ndarray:
+  """Features of some patches, the mean over all their cells: float32 [N, F], in the order of `numbers`.
+
+  ValueError: the encoder was not trained for these bands.
+  """
+  grid = cells.CellGrid(records.patch_px)
+  return _maps(encoder.open(records.spec), encoder.crop_px, records, grid, numbers, batch_size).mean((1, 2))
+
+
 def _kept(path: pathlib.Path | None, patches: int) -> cells.PerPlace | None:
   """A part that was written before; None where there is none, or it is damaged."""
   if path is None or not path.exists():

@@ -98,7 +98,13 @@ def make_model(*, attention=False, stage='pretrain', crop_px=64, bands=BANDS, su
   }
   return Trained(
     stage=stage,
-    config={'data': {'crop_px': crop_px}, 'finetune': {'target': 'corine_level1'}},
+    config={
+      'data': {'crop_px': crop_px},
+      'finetune': {'target': 'corine_level1'},
+      'pretrain': {'objective': 'tile2vec'},
+      'encoder': {'name': 'made up', 'width': 8},
+      'dtype': 'float32',
+    },
     spec=sensors.SensorSpec(bands),
     statistics=statistics,
     subsets=[list(s) for s in subsets],
