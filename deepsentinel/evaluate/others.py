@@ -1,7 +1,7 @@
 """Encoders of other projects under the same probes: ResNets of torchgeo, for Sentinel-2.
 
 They take reflectance x 10,000 divided as their own `transforms` say, in their own order of bands. A band that the
-pixels lack (B10 of L2A) is 0, as it is where those weights were trained with bands left out.
+pixels lack (B10 of L2A, and of EuroSAT here) is 0. Patches keep their size: they are not enlarged to 224 px.
 """
 
 import hashlib

@@ -106,8 +106,7 @@ def blocks(images: base.Images) -> tuple[np.ndarray, bool]:
 
 
 def _title(benchmark: base.Benchmark) -> str:
-  several = 'several a patch' if benchmark.several else 'one a patch' if benchmark.labels else 'one a pixel'
-  return f'{len(benchmark.classes)} classes, {several}'
+  return 'lists of classes' if benchmark.several else f'a class for every {"patch" if benchmark.labels else "pixel"}'
 
 
 def _caveats(request: Request, benchmark: base.Benchmark, models, rows, placed: bool) -> list[str]:

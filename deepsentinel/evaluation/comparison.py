@@ -263,9 +263,9 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if row['kind'] != 'embedding' or row['fraction'] != max(r['fraction'] for r in rows) or 'gain' not in row:
       continue
     gain, interval = row['gain'], row['gain']['interval']
-    word, between = 'is not told apart from', ''
+    word, between = 'has no interval against', ''
     if interval is not None:
-      word = 'beats' if interval[0] > 0 else 'loses to' if interval[1] < 0 else word
+      word = 'beats' if interval[0] > 0 else 'loses to' if interval[1] < 0 else 'is not told apart from'
       between = f' [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]'
     said.append(
       f'{row["method"]}, {PLURAL[row["level"]]}, {row["probe"]} probe: {word} the best baseline, {gain["over"]} '
