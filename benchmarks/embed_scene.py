@@ -83,9 +83,10 @@ def _model(name: str, width: int):
 
 
 def _embed(paths: dict[str, pathlib.Path], out: pathlib.Path, encoder: str, width: int, said) -> None:
-  from deepsentinel.embedding import area, inputs, scene
+  from deepsentinel.embedding import area, geotiff, inputs, scene
   from deepsentinel.sources.local import LocalScenes
 
+  geotiff.bound_cache()
   found = []
   for sensor, path in paths.items():
     stated = {'s2_unit': 'reflectance_x1e4', 's1_unit': 'db_x100', 's1_quantity': 'sigma0_ellipsoid'}

@@ -2,7 +2,7 @@ r"""Embeds a whole scene, or any area, with a trained model.
 
     python -m deepsentinel.embed --checkpoint=runs/quickstart_t2v --source=synthetic \
       --bounds=11.2,47.9,11.6,48.2 --date=2019-06-20 --out=maps/synthetic
-    python -m deepsentinel.embed --checkpoint=RUN --source=stac --option=url=https://earth-search.aws.element84.com/v1 \
+    python -m deepsentinel.embed --checkpoint=RUN --source=earthengine --option=project=PROJECT \
       --area=CATCHMENT.gpkg --dates=2023-06-01,2023-08-31 --level=landcover --out=maps/catchment
     python -m deepsentinel.embed --checkpoint=RUN --source=local --s2=SCENE_FOLDER --s2_unit=reflectance_x1e4 \
       --s1=SCENE.tif --s1_unit=db --s1_quantity=sigma0_ellipsoid --out=maps/scene
@@ -252,6 +252,9 @@ def run() -> None:
 
 def main(_: list[str]) -> None:
   xla.prepare_backend()
+  from deepsentinel.embedding import geotiff
+
+  geotiff.bound_cache()
   from deepsentinel.train import parallel
 
   parallel.require_devices()

@@ -146,12 +146,12 @@ class SceneReader:
     items: Sequence[SceneInput], grid: base.PatchGrid, bands: tuple[str, ...]
   ) -> tuple[np.ndarray, np.ndarray]:
     """Values [H, W, C], each pixel of the first scene that has most of its bands, and its number int [H, W], or -1."""
-    if len(items) > 1:
-      outline = base.split_antimeridian(grid.outline_lonlat(4))
-      reached = [i for i, item in enumerate(items) if shapely.dwithin(item.scene.footprint, outline, _NEAR_DEG)]
-    else:
-      reached = [0]  # a footprint may be roughly drawn
     nodata, dtype = _S2_STORED if sensors.BANDS[bands[0]].sensor == 'sentinel2' else _S1_STORED
+    if len(items) == 1:  # whatever its footprint says, which may be roughly drawn
+      found = _read(items[0], grid, bands)
+      return found, np.where((found != nodata).any(-1), 0, -1)
+    outline = base.split_antimeridian(grid.outline_lonlat(4))
+    reached = [i for i, item in enumerate(items) if shapely.dwithin(item.scene.footprint, outline, _NEAR_DEG)]
     values = np.full((grid.height_px, grid.width_px, len(bands)), nodata, dtype)
     known, number = np.zeros(values.shape[:2], int), np.full(values.shape[:2], -1)
     for i in reached:

@@ -19,6 +19,7 @@ _BLOCK_CELLS = 512
 _MAP_PX = 1600  # longest side of what is drawn
 _STRETCH = (2, 98)  # percentiles
 _SCALE = 'viridis'
+_MOST_LINES = 6  # of scenes; the tags of the files name all
 
 
 def preview_bands(spec: sensors.SensorSpec) -> tuple[str, ...]:
@@ -190,6 +191,7 @@ def draw(
   shrink: int,
   level: str,
   target: legend.Target | None,
+  made_by: str = '',
 ) -> None:
   """Writes the picture.
 
@@ -201,6 +203,7 @@ def draw(
     shrink: of the strips' previews.
     level: 'map', 'patch', 'header' or 'landcover'.
     target: of the land-cover strips; None where there are none.
+    made_by: what is to be said of the model.
   """
   # The last cells may reach beyond the area: pictures are cut at the area's edge.
   extent_km = (grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000)
@@ -224,7 +227,7 @@ def draw(
     sure = _entropy_colours()
     image = _joined(strips, layout, 'quality', step, lambda values: sure[values[..., 0]])
     panels.append(Panel('Entropy of the class probabilities', image, 'share of the entropy of a pure guess'))
-  _write(path, panels, sides_km, extent_km, _caption(reader, grid), target)
+  _write(path, panels, sides_km, extent_km, _caption(reader, grid, made_by), target)
 
 
 def _imagery(strips: Strips, spec: sensors.SensorSpec, grid: base.PatchGrid, layout: Layout, shrink: int) -> Panel:
@@ -265,12 +268,17 @@ def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.full(3, low), np.full(3, high)
 
 
-def _caption(reader: SceneReader, grid: base.PatchGrid) -> str:
-  lines = [f'{i["sensor"].replace("sentinel", "Sentinel-")}: {i["scene"]}, {i["time"]}' for i in reader.describe()]
+def _caption(reader: SceneReader, grid: base.PatchGrid, made_by: str) -> str:
+  described = reader.describe()
+  lines = [
+    f'{i["sensor"].replace("sentinel", "Sentinel-")}: {i["scene"]}, {i["time"]}' for i in described[:_MOST_LINES]
+  ]
+  if len(described) > _MOST_LINES:
+    lines.append(f'and {len(described) - _MOST_LINES} further scenes')
   lon, lat = grid.outline_lonlat().centroid.coords[0]
   place = f'EPSG:{grid.epsg}, centre {abs(lat):.3f} {"NS"[lat < 0]} {abs(lon):.3f} {"EW"[lon < 0]}'
   made = ['SyntheticEarth: computed, not observed'] if reader.synthetic else []
-  return '\n'.join([*made, *lines, place])
+  return '\n'.join([*made, *([made_by] if made_by else []), *lines, place])
 
 
 def _write(

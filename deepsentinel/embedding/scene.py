@@ -349,7 +349,8 @@ class _Job:
       target = legend.target_of(self.model.config['finetune'])
       geotiff.write_landcover(result.landcover, self.strips, rows, self.grid, self.model.classes, target.colours, tags)
       geotiff.write_quality(result.quality, self.strips, rows, self.grid, tags)
-    picture.draw(result.picture, self.strips, self.reader, self.grid, layout, self.shrink, self.level, target)
+    made_by = 'Model trained on SyntheticEarth, a simulated world' if self.model.synthetic else ''
+    picture.draw(result.picture, self.strips, self.reader, self.grid, layout, self.shrink, self.level, target, made_by)
     provenance.write_json(self.out / 'embedding.json', {'job': self.identity, 'complete': True, 'tags': tags})
     self.strips.remove()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from benchmarks import embed_scene
 from deepsentinel import sensors
 from deepsentinel.embedding import scene, windows
 from deepsentinel.embedding.inputs import SceneReader
@@ -256,8 +257,15 @@ def test_a_folder_that_holds_something_else_is_not_touched(model, tmp_path):
 
 def test_memory_stays_bounded_by_windows_and_strips():
   """Nothing has the size of the area: tile, window and strip of a scene of 10,980 px and of one ten times as wide."""
-  from deepsentinel.embedding.windows import plan
-
-  small, large = (plan(side, side, stride=16, reach_px=109, crop_px=128) for side in (10_980, 109_800))
+  small, large = (windows.plan(side, side, stride=16, reach_px=109, crop_px=128) for side in (10_980, 109_800))
   assert small.read_px == large.read_px == 672
   assert small.batch == large.batch
+
+
+@pytest.mark.slow
+def test_a_scene_of_eight_times_the_pixels_takes_no_more_memory(tmp_path):
+  """Measured as the operating system does it, in a process that reads GeoTIFFs."""
+  peak_mb = [embed_scene.measure(tmp_path, height, 512, 'resnet18', 8)[1] for height in (1024, 8192)]
+  # As float32 alone, of which reading makes several copies, the pixels that were added are 196 MB.
+  assert peak_mb[1] - peak_mb[0] < 150, peak_mb
+  assert peak_mb[1] < 1500
