@@ -41,6 +41,12 @@ class UpBlock(nn.Module):
     return x
 
 
+def block_channels(features: int, width: int = 0) -> tuple[int, ...]:
+  """Channels of the four up-blocks above a feature map of F channels; `width` of the first, 0 for half of F."""
+  first = width or features // 2
+  return tuple(max(first // 2**i, _LEAST_CHANNELS) for i in range(4))
+
+
 class DeconvolutionHeader(nn.Module):
   """Four up-blocks and a 1x1 convolution: 16 times the resolution of the feature map.
 
@@ -59,11 +65,14 @@ class DeconvolutionHeader(nn.Module):
 
   @nn.compact
   def __call__(self, feature_map: Array, *, train: bool) -> Array:
-    """Logits f32[B, 16 h, 16 w, K] of a feature map f32[B, h, w, F]."""
-    width = self.width or feature_map.shape[-1] // 2
+    """Logits f32[B, 16 h, 16 w, K] of a feature map f32[B, h, w, F].
+
+    What they are computed from, [B, 16 h, 16 w, C], is kept as the intermediate 'channels' where one asks for it.
+    """
     norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
     x = feature_map
-    for i in range(4):
-      x = UpBlock(max(width // 2**i, _LEAST_CHANNELS), norm, self.dtype, name=f'Layer{i + 1}')(x)
+    for i, channels in enumerate(block_channels(feature_map.shape[-1], self.width)):
+      x = UpBlock(channels, norm, self.dtype, name=f'Layer{i + 1}')(x)
+    self.sow('intermediates', 'channels', x)
     # [B, 16 h, 16 w, C] -> [B, 16 h, 16 w, K]
     return nn.Conv(self.classes, (1, 1), dtype=self.dtype, name='Conv1')(x).astype(jnp.float32)

@@ -2,19 +2,32 @@ r"""Embeds a whole scene, or any area, with a trained model.
 
     python -m deepsentinel.embed --checkpoint=runs/quickstart_t2v --source=synthetic \
       --bounds=11.2,47.9,11.6,48.2 --date=2019-06-20 --out=maps/synthetic
+    python -m deepsentinel.embed --checkpoint=RUN --source=earthengine --option=project=PROJECT \
+      --area=CATCHMENT.gpkg --dates=2023-06-01,2023-08-31 --level=landcover --out=maps/catchment
     python -m deepsentinel.embed --checkpoint=RUN --source=local --s2=SCENE_FOLDER --s2_unit=reflectance_x1e4 \
       --s1=SCENE.tif --s1_unit=db --s1_quantity=sigma0_ellipsoid --out=maps/scene
 
-Writes embedding.tif (Cloud-Optimized GeoTIFF, one band a dimension, one cell for 16 x 16 pixels), embedding.png and,
-with --level=landcover and a fine-tuned model, landcover.tif. From a catalogue the scenes nearest to --date that show
-most of the area are taken, and named; a local scene is embedded whole unless --bounds cuts it. The same command goes on
-where an interrupted one was.
+The level says what is made:
+  map        embedding.tif, Cloud-Optimized GeoTIFF: a vector for each cell of 16 x 16 pixels, the encoder's own step
+  patch      patches.parquet, GeoParquet: a vector for each square of the training crop's size
+  header     header.tif: the channels of a land-cover model's header before its last layer, a vector for each pixel
+  landcover  landcover.tif: the class of each pixel; landcover_quality.tif: the entropy of the class probabilities as a
+             share of a pure guess's, and whether there was an optical, a radar, a cloudy observation
+and beside it embedding.png, a picture; header and landcover write embedding.tif as well.
+
+From a catalogue neighbouring scenes of one pass are taken together, other passes fill what they leave open, and all are
+named: with --date those first that show most of the area and are nearest, with --dates those that show most of it free
+of cloud. Radar follows the optical scenes. A local scene is embedded whole unless --bounds or --area cuts it. Where an
+encoder has attention, windows of the training crop overlap by half and are blended. The same command goes on where an
+interrupted one was.
 """
 
+import dataclasses
 import datetime
 import json
 import pathlib
 
+import shapely
 from absl import flags
 
 from deepsentinel import commandline
@@ -23,7 +36,7 @@ from deepsentinel.train import xla
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'run directory, or one of its stages', required=True)
 _STAGE = flags.DEFINE_enum('stage', '', ['', 'pretrain', 'finetune'], 'whose encoder; default: the last there is')
 _OUT = flags.DEFINE_string('out', None, 'folder for the results', required=True)
-_LEVEL = flags.DEFINE_enum('level', 'embedding', ['embedding', 'landcover'], "'landcover' maps the classes as well")
+_LEVEL = flags.DEFINE_enum('level', 'map', ['map', 'patch', 'header', 'landcover'], 'what is made; see above')
 _SOURCE = flags.DEFINE_string('source', 'local', "'local', 'synthetic', or another imagery source")
 _OPTION = flags.DEFINE_multi_string('option', [], 'key=value for the source, the value as JSON; may be repeated')
 _S2 = flags.DEFINE_string('s2', '', 'local Sentinel-2 scene: folder, file, glob or catalogue')
@@ -31,13 +44,16 @@ _S1 = flags.DEFINE_string('s1', '', 'local Sentinel-1 scene')
 _S2_UNIT = flags.DEFINE_string('s2_unit', '', 'unit of its numbers: reflectance, reflectance_x1e4, ..._plus1000')
 _S1_UNIT = flags.DEFINE_string('s1_unit', '', 'unit of its numbers: db, power, amplitude, db_x100, ...')
 _S1_QUANTITY = flags.DEFINE_string('s1_quantity', '', 'sigma0_ellipsoid, gamma0_terrain, ...')
-_S2_SCENE = flags.DEFINE_string('s2_scene', '', 'id of the Sentinel-2 scene, where there are several')
-_S1_SCENE = flags.DEFINE_string('s1_scene', '', 'id of the Sentinel-1 scene, where there are several')
+_S2_SCENE = flags.DEFINE_list('s2_scene', [], 'ids of local Sentinel-2 scenes, where there are several; first on top')
+_S1_SCENE = flags.DEFINE_list('s1_scene', [], 'ids of local Sentinel-1 scenes, where there are several; first on top')
 _BOUNDS = flags.DEFINE_list('bounds', [], 'west,south,east,north in degrees')
+_AREA = flags.DEFINE_string('area', '', 'vector file whose polygons are the area, in any CRS; the rest is nodata')
 _DATE = flags.DEFINE_string('date', '', 'YYYY-MM-DD: scenes nearest to this day')
+_DATES = flags.DEFINE_list('dates', [], 'YYYY-MM-DD,YYYY-MM-DD: the clearest scenes from the first day to the last')
 _SEARCH_DAYS = flags.DEFINE_float('search_days', 15.0, 'most days from --date', lower_bound=0)
 _MAX_CLOUD = flags.DEFINE_float('max_cloud', 1.0, 'pass over Sentinel-2 scenes with a larger cloud share', 0, 1)
 _WINDOW_PX = flags.DEFINE_integer('window_px', 0, "side of the encoder's window; 0 chooses", lower_bound=0)
+_CHECK_BANDS = flags.DEFINE_bool('check_bands', True, 'refuse bands that seem to be in another order')
 _PROGRESS = flags.DEFINE_bool('progress', True, 'show a progress bar')
 
 _SCENE_FLAGS = {'sentinel2': _S2_SCENE, 'sentinel1': _S1_SCENE}
@@ -66,15 +82,61 @@ def _bounds() -> tuple[float, float, float, float] | None:
   return west, south, east, north
 
 
-def _noon() -> datetime.datetime | None:
-  """Midday of --date: the nearest scene is then the nearest whatever its hour."""
-  if not _DATE.value:
-    return None
+@dataclasses.dataclass(frozen=True)
+class _Period:
+  """When scenes are searched; `near` is the day that is wanted, None where the clearest are."""
+
+  start: datetime.datetime
+  end: datetime.datetime
+  near: datetime.datetime | None
+
+
+def _day(flag: str, text: str) -> datetime.datetime:
   try:
-    day = datetime.date.fromisoformat(_DATE.value)
+    day = datetime.date.fromisoformat(text.strip())
   except ValueError:
-    raise ValueError(f'--date={_DATE.value!r} is no YYYY-MM-DD.') from None
-  return datetime.datetime.combine(day, datetime.time(12), datetime.UTC)
+    raise ValueError(f'--{flag}={text!r} is no YYYY-MM-DD.') from None
+  return datetime.datetime.combine(day, datetime.time(), datetime.UTC)
+
+
+def _period() -> _Period | None:
+  """Of --date or --dates; None without both."""
+  if _DATE.value and _DATES.value:
+    raise ValueError('--date and --dates exclude each other: pass the day that is wanted, or the first and last day.')
+  if _DATE.value:
+    # Midday: the nearest scene is then the nearest whatever its hour.
+    noon = _day('date', _DATE.value) + datetime.timedelta(hours=12)
+    reach = datetime.timedelta(days=_SEARCH_DAYS.value)
+    return _Period(noon - reach, noon + reach, noon)
+  if not _DATES.value:
+    return None
+  if len(_DATES.value) != 2:
+    raise ValueError(f'--dates={",".join(_DATES.value)} is no first,last day; write --dates=2023-06-01,2023-08-31.')
+  first, last = (_day('dates', text) for text in _DATES.value)
+  if last < first:
+    raise ValueError(f'--dates={",".join(_DATES.value)} ends before it begins: the first day comes first.')
+  return _Period(first, last + datetime.timedelta(days=1), None)
+
+
+def _polygons():
+  """The area of --area; None without."""
+  if not _AREA.value:
+    return None
+  if _BOUNDS.value:
+    raise ValueError('--area and --bounds exclude each other: pass one of them.')
+  from deepsentinel.embedding import area
+
+  return area.read_polygons(_AREA.value)
+
+
+def _grid(polygons, like=None):
+  """The grid of --area or --bounds; None without both."""
+  from deepsentinel.embedding import area
+
+  bounds = _bounds()
+  if polygons is not None:
+    return polygons.grid(like)
+  return area.bounds_grid(*bounds, like=like) if bounds else None
 
 
 def _wanted_sensors(bands: tuple[str, ...]) -> list[str]:
@@ -83,61 +145,82 @@ def _wanted_sensors(bands: tuple[str, ...]) -> list[str]:
   return list(sensors.SensorSpec(bands).sensors)
 
 
-def _from_catalogue(bands: tuple[str, ...]):
-  """Scenes of a source that is searched: the nearest to the date, radar nearest to the optical scene."""
-  from deepsentinel import registry
-  from deepsentinel.embedding import area, inputs
+def _chosen(source, sensor: str, outline, period: _Period, name: str, stated: dict) -> list:
+  """Scenes of a sensor that are searched, as the reader takes them; says which."""
+  from deepsentinel.embedding import inputs, scenes
 
-  bounds, time = _bounds(), _noon()
-  if not bounds or time is None:
+  choices = scenes.choose(
+    source, sensor, outline, period.start, period.end, near=period.near, max_cloud=_MAX_CLOUD.value
+  )
+  for choice in choices:
+    adds = 'shows' if choice is choices[0] else 'adds'
+    print(f'{sensor}: {choice.scene.id}, {choice.scene.time:%Y-%m-%d %H:%M} UTC, {adds} {choice.share:.0%} of the area')
+  shown = sum(choice.share for choice in choices)
+  if shown < 0.995:
+    print(f'{sensor}: {1 - shown:.0%} of the area is in none of these scenes, and nodata')
+  return [inputs.SceneInput(source, choice.scene, name, stated) for choice in choices]
+
+
+def _from_catalogue(bands: tuple[str, ...], polygons):
+  """Scenes of a source that is searched, radar nearest to the optical ones."""
+  from deepsentinel import registry
+
+  grid, period = _grid(polygons), _period()
+  if grid is None or period is None:
     raise ValueError(
-      f'--source={_SOURCE.value} is searched: pass --bounds=west,south,east,north and --date=YYYY-MM-DD.'
+      f'--source={_SOURCE.value} is searched: pass --bounds=west,south,east,north or --area=FILE, and '
+      '--date=YYYY-MM-DD or --dates=FIRST,LAST.'
     )
   source = registry.build('imagery source', {'name': _SOURCE.value, **_options()})
-  grid = area.bounds_grid(*bounds)
-  chosen = []
+  if hasattr(source, 'connect'):
+    source.connect()
+  outline, found = polygons.outline if polygons else grid.outline_lonlat(), []
   for sensor in _wanted_sensors(bands):
-    if sensor not in source.spec.sensors:
-      continue
-    scene, share = inputs.nearest_scene(
-      source, sensor, grid, time, search_days=_SEARCH_DAYS.value, max_cloud=_MAX_CLOUD.value
-    )
-    chosen.append(inputs.SceneInput(source, scene, _SOURCE.value, _options()))
-    print(f'{sensor}: {scene.id}, {scene.time:%Y-%m-%d %H:%M} UTC, shows {share:.0%} of the area')
-    time = scene.time  # radar follows the optical scene
-  return chosen, grid
+    if sensor in source.spec.sensors:
+      found += _chosen(source, sensor, outline, period, _SOURCE.value, _options())
+      period = dataclasses.replace(period, near=found[0].scene.time)  # radar follows the optical scene
+  return found, grid
 
 
-def _from_files(bands: tuple[str, ...]):
+def _from_files(bands: tuple[str, ...], polygons):
   """Scenes of local files; the first one gives the grid."""
   from deepsentinel import registry
-  from deepsentinel.embedding import area, inputs
+  from deepsentinel.embedding import area, inputs, scenes
 
   paths = {'sentinel2': _S2.value, 'sentinel1': _S1.value}
   if not any(paths.values()):
     raise ValueError('--source=local needs --s2=... or --s1=... (a folder, file, glob or catalogue).')
   units = {'s2_unit': _S2_UNIT.value, 's1_unit': _S1_UNIT.value, 's1_quantity': _S1_QUANTITY.value}
-  stated = {key: value for key, value in units.items() if value}
-  chosen = []
+  stated = {key: value for key, value in units.items() if value} | _options()
+  grid, period = _grid(polygons), _period()
+  found: list = []
   for sensor, path in paths.items():
     if not path:
       continue
     if sensor not in _wanted_sensors(bands):
       print(f'{path} is left out: the model takes no {sensor} band')
       continue
-    source = registry.build('imagery source', {'name': 'local', 'path': path, **stated, **_options()})
+    source = registry.build('imagery source', {'name': 'local', 'path': path, **stated})
     flag = _SCENE_FLAGS[sensor]
-    scenes = [s for s in source.scenes() if s.sensor == sensor]
-    if not scenes:
+    held = [s for s in source.scenes() if s.sensor == sensor]
+    if not held:
       raise ValueError(f'--{"s" + sensor[-1]}={path} holds no {sensor} scene.')
-    scene = inputs.named_scene(scenes, flag.value, f'--{flag.name}')
-    chosen.append(inputs.SceneInput(source, scene, 'local', {**stated, **_options()}))
-    print(f'{sensor}: {scene.id}, {scene.time:%Y-%m-%d %H:%M} UTC')
-  if not chosen:
+    if period and grid and not flag.value:
+      outline = polygons.outline if polygons else grid.outline_lonlat()
+      found += _chosen(source, sensor, outline, period, 'local', stated)
+      period = dataclasses.replace(period, near=found[0].scene.time)
+      continue
+    for scene in scenes.named(held, flag.value, f'--{flag.name}'):
+      found.append(inputs.SceneInput(source, scene, 'local', stated))
+      print(f'{sensor}: {scene.id}, {scene.time:%Y-%m-%d %H:%M} UTC')
+  if not found:
     raise ValueError(f'The model takes {list(bands)}: none of the scenes given has such a band.')
-  whole = area.scene_grid(chosen[0].source, chosen[0].scene)
-  bounds = _bounds()
-  return chosen, area.bounds_grid(*bounds, like=whole) if bounds else whole
+  whole = area.scene_grid(found[0].source, found[0].scene)
+  together = [i.scene.footprint for i in found if i.scene.sensor == found[0].scene.sensor]
+  if len(together) > 1:
+    west, south, east, north = shapely.bounds(shapely.union_all(together))
+    whole = area.bounds_grid(west, south, east, north, like=whole)
+  return found, whole if grid is None else _grid(polygons, whole)
 
 
 def run() -> None:
@@ -145,29 +228,33 @@ def run() -> None:
   from deepsentinel.embedding import inputs, scene
   from deepsentinel.train import checkpoint
 
-  _bounds(), _noon(), _options()  # what is wrong with them is said before the seconds of loading a model
+  _bounds(), _period(), _options()  # what is wrong with them is said before the seconds of loading a model
+  polygons = _polygons()
   registry.load('imagery source', _SOURCE.value)
   model = checkpoint.load_trained(_CHECKPOINT.value, stage=_STAGE.value or None)
-  chosen, grid = _from_files(model.bands) if _SOURCE.value == 'local' else _from_catalogue(model.bands)
+  choose = _from_files if _SOURCE.value == 'local' else _from_catalogue
+  found, grid = choose(model.bands, polygons)
   size_km = grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000
   print(f'area: {size_km[0]:.2f} x {size_km[1]:.2f} km, EPSG:{grid.epsg}, {grid.width_px} x {grid.height_px} px')
-  reader = inputs.SceneReader(chosen, model.bands)
-  reader.require_overlap(grid)
-  out = pathlib.Path(_OUT.value)
+  reader = inputs.SceneReader(found, model.bands)
+  reader.require_overlap(polygons.outline if polygons else grid.outline_lonlat())
   result = scene.embed(
-    model, reader, grid, out, level=_LEVEL.value, window_px=_WINDOW_PX.value, progress=_PROGRESS.value
-  )
+    model, reader, grid, pathlib.Path(_OUT.value), level=_LEVEL.value, area=polygons, window_px=_WINDOW_PX.value,
+    check_bands=_CHECK_BANDS.value, progress=_PROGRESS.value,
+  )  # fmt: skip
   if result.resumed:
     print(f'{result.resumed} strips were there already')
-  for path in (result.embedding, result.landcover, result.picture):
-    if path is not None:
-      print(path)
+  for path in result.files:
+    print(path)
   if reader.synthetic:
     print('SyntheticEarth: these pixels are computed, not observed.')
 
 
 def main(_: list[str]) -> None:
   xla.prepare_backend()
+  from deepsentinel.embedding import geotiff
+
+  geotiff.bound_cache()
   from deepsentinel.train import parallel
 
   parallel.require_devices()

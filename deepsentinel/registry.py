@@ -11,7 +11,7 @@ _KNOWN: dict[str, dict[str, str]] = {
     'resnet10': 'deepsentinel.encoders.resnet:ResNet10',
     'resnet18': 'deepsentinel.encoders.resnet:ResNet18',
     'resnet34': 'deepsentinel.encoders.resnet:ResNet34',
-    'resnet18attn': 'deepsentinel.encoders.attention:ResNet18Attention',
+    'resnet18attn': 'deepsentinel.encoders.resnet:ResNet18Attention',
   },
   'objective': {
     'vae': 'deepsentinel.objectives.vae:VAE',

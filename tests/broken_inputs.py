@@ -34,6 +34,13 @@ def make(made: pathlib.Path) -> None:
   spec = sensors.SensorSpec()
   scene(made / 'S2_whole', spec.s2_bands, np.full((12, 64, 64), 1500, np.uint16))
   scene(made / 'S1_whole', spec.s1_bands, np.full((2, 64, 64), -12, np.float32))
+  scene(made / 'S1_elsewhere', spec.s1_bands, np.full((2, 64, 64), -12, np.float32), x=6e5)
+  scene(made / 'S2_floating', spec.s2_bands, np.full((12, 64, 64), 1500, np.uint16), crs=None)
+  # What the run was trained on, on average, from the last band to the first.
+  mean = json.loads((made / 'run' / 'experiment.json').read_text())['statistics']['mean'][:12]
+  permuted = np.rint(1e4 * np.array(mean)[::-1, None, None]).astype(np.uint16)
+  scene(made / 'S2_permuted', spec.s2_bands, np.broadcast_to(permuted, (12, 64, 64)))
+  shutil.copy(made / 'S2_whole' / 'S2_whole.tif', made / 'S2A_MSIL1C_20180615T101031_N0206_R022_T33UUP.tif')
   (made / 'file').write_text('not a folder')
   (made / 'folder').mkdir()
   (made / 'syntax.py').write_text('def get_config(:\n')
@@ -102,12 +109,14 @@ def _runs(made: pathlib.Path) -> None:
   change_json(begun / 'config.json', data={**data, **gamma0})
 
 
-def scene(folder: pathlib.Path, bands: tuple[str, ...], values: np.ndarray) -> None:
-  """A GeoTIFF scene of values [C, H, W] in UTM zone 33 N, at 10 m."""
+def scene(
+  folder: pathlib.Path, bands: tuple[str, ...], values: np.ndarray, x: float = 3e5, crs: str | None = 'EPSG:32633'
+) -> None:
+  """A GeoTIFF scene of values [C, H, W] in UTM zone 33 N, at 10 m, its left edge at `x`."""
   folder.mkdir()
   with rasterio.open(
     folder / f'{folder.name}.tif', 'w', driver='GTiff', height=values.shape[1], width=values.shape[2],
-    count=len(values), dtype=values.dtype, crs='EPSG:32633', transform=rasterio.Affine(10, 0, 3e5, 0, -10, 54e5),
+    count=len(values), dtype=values.dtype, crs=crs, transform=rasterio.Affine(10, 0, x, 0, -10, 54e5),
   ) as file:  # fmt: skip
     file.write(values)
     file.descriptions = bands

@@ -28,7 +28,7 @@ def embedding(name: str, arguments: str, *says: str) -> trials.Trial:
 def scenes(name: str, arguments: str, *says: str) -> trials.Trial:
   """Of local files, whose units are stated as they are unless the trial states others."""
   common = (*MAPS, TIMES, *STATED)
-  return trials.Trial(name, EMBED, tuple(arguments.split()), says, common, begins='wrong units' in name)
+  return trials.Trial(name, EMBED, tuple(arguments.split()), says, common)
 
 
 def other(name: str, module: str, arguments: str, *says: str) -> trials.Trial:
@@ -36,7 +36,9 @@ def other(name: str, module: str, arguments: str, *says: str) -> trials.Trial:
 
 
 NOWHERE = '--source=synthetic --date=2018-06-15'
-TIMES = '--option=times={{"S2_colours":"2018-06-15","S2_whole":"2018-06-15","S1_whole":"2018-06-15"}}'
+TIMES = '--option=times={{"S2_colours":"2018-06-15","S2_whole":"2018-06-15","S1_whole":"2018-06-15",' + ','.join(
+  f'"{name}":"2018-06-15"' for name in ('S2_floating', 'S2_permuted', 'S1_elsewhere')
+) + '}}'  # fmt: skip
 STATED = ('--s2_unit=reflectance_x1e4', '--s1_unit=db', '--s1_quantity=sigma0_ellipsoid')
 BOTH = '--s2={made}/S2_whole --s1={made}/S1_whole'
 TRIALS = [
@@ -155,6 +157,16 @@ TRIALS = [
             'no west,south,east,north in degrees with an area'),
   embedding('bounds wider than a UTM zone', f'{NOWHERE} --bounds=0,50,20,60', '20.0 degrees wide', 'in parts'),
   embedding('no bounds', NOWHERE, '--source=synthetic is searched: pass --bounds', '--date'),
+  embedding('area that is not there', f'{NOWHERE} --area={{made}}/absent.gpkg',
+            '--area={made}/absent.gpkg is not there'),
+  embedding('area that is no vector file', f'{NOWHERE} --area={{made}}/file', 'cannot be read as a vector file'),
+  embedding('area and bounds', f'{NOWHERE} --area={{made}}/file --bounds=12.2,52.3,12.3,52.4',
+            '--area and --bounds exclude each other'),
+  embedding('date and dates', f'{NOWHERE} --dates=2018-06-01,2018-06-30', '--date and --dates exclude each other'),
+  embedding('one date for two', '--source=synthetic --dates=2018-06-01', 'write --dates=2023-06-01,2023-08-31'),
+  embedding('dates that end before they begin', '--source=synthetic --dates=2018-06-30,2018-06-01',
+            'ends before it begins'),
+  embedding('unknown level', f'{NOWHERE} --level=embedding', '--level=embedding', '<map|patch|header|landcover>'),
   embedding('bad date', '--source=synthetic --bounds=12.2,52.3,12.3,52.4 --date=15.6.2018',
             "--date='15.6.2018' is no YYYY-MM-DD"),
   embedding('unknown source', '--source=syntetic', "source 'syntetic'. Known: bigearthnet", "mean 'synthetic'?"),
@@ -181,8 +193,24 @@ TRIALS = [
          'which is no reflectance (0 to about 1)', "State unit='reflectance_x1e4'"),
   scenes('radar scene in wrong units', f'{BOTH} --s1_unit=power', 'Sentinel-1 values have a median of -12.0',
          'which is no linear power', "State unit='db'"),
+  scenes('scene of another level', f'{BOTH} --option=s2_level="L1C"', 'trained on Sentinel-2 L2A; these pixels are L1C',
+         'Use L2A scenes'),
+  scenes('product of another level', '--s2={made}/S2A_MSIL1C_20180615T101031_N0206_R022_T33UUP.tif',
+         'is L1C, L2A is stated'),
+  scenes('scene without a CRS', '--s2={made}/S2_floating', 'has no georeference (CRS and transform)', 'gdal_edit.py'),
+  scenes('bands stated in another order than the file says',
+         '--s2={made}/S2_colours --option=s2_bands=["B4","B3","B2"]',
+         'is described as B2, B3, B4; B4, B3, B2 are stated'),
+  scenes('bands in another order', '--s2={made}/S2_permuted --s1={made}/S1_whole', 'they seem to be permuted',
+         '--nocheck_bands'),
+  scenes('sensors that do not overlap', '--s2={made}/S2_whole --s1={made}/S1_elsewhere',
+         'Scene S1_elsewhere does not touch the area', 'or another scene'),
+  scenes('area outside the scene', f'{BOTH} --bounds=20,48,20.1,48.1', 'does not touch the area',
+         'Pass --bounds or --area inside the scene'),
+  scenes('one sensor of two', '--s2={made}/S2_whole', 'these pixels have no VV, VH', 'sensor_dropout'),
   scenes('output folder that is a file', f'{BOTH} --out={{made}}/file', '{made}/file/embedding.json: Not a directory',
          'choose another folder'),
+  scenes('header without fine-tuning', f'{BOTH} --stage=pretrain --level=header', '--level=header needs a fine-tuned'),
   scenes('land cover without fine-tuning', f'{BOTH} --stage=pretrain --level=landcover',
          '--level=landcover needs a fine-tuned model', 'python -m deepsentinel.main'),
 ]  # fmt: skip

@@ -68,8 +68,8 @@ SAYS = {
 # tests/test_slurm.py, which brings a Slurm up for them.
 ELSEWHERE = {'make test', 'DEEPSENTINEL_DATA=DIR make real-data'}
 SLURM = 'Use a cluster with Slurm'
-# Lines with a placeholder, each run by a test of its own.
-PLACEHOLDERS = ('--s1=S1.tif', 'WORLDCOVER_TILES', 'gs://BUCKET')
+# Lines with a placeholder, each run by a test of its own; that of a catalogue by tests/embedding/test_catalogue.py.
+PLACEHOLDERS = ('--s1=S1.tif', '--area=CATCHMENT.gpkg', 'WORLDCOVER_TILES', 'gs://BUCKET')
 
 
 def all_commands() -> list[str]:

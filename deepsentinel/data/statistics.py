@@ -84,16 +84,14 @@ class BandStatistics:
 
 def _suspicion(ours: BandStatistics, theirs: BandStatistics, far: list[str]) -> str:
   """The likeliest cause of means that lie apart."""
-  s2 = [i for i, b in enumerate(ours.bands) if sensors.BANDS[b].sensor == 'sentinel2']
   optical_far = any(sensors.BANDS[b].sensor == 'sentinel2' for b in far)
-  difference = np.array(theirs.mean) - np.array(ours.mean)
-  offset = sensors.S2_OFFSET_DN / sensors.S2_SCALE
-  if optical_far and abs(abs(np.median(difference[s2])) - offset) < 0.04 and np.ptp(difference[s2]) < 0.06:
+  difference = likely_offset(ours, theirs)
+  if optical_far and difference:
     return (
-      f'All Sentinel-2 bands differ by about {np.median(difference[s2]):+.2f}: check the offset of processing baseline '
+      f'All Sentinel-2 bands differ by about {difference:+.2f}: check the offset of processing baseline '
       '04.00 (+1000 digital numbers), which one of the two corpora has and the other had removed.'
     )
-  order = _better_order(ours, theirs)
+  order = better_order(ours, theirs)
   if order:
     return f'The means fit far better in another band order: check whether the bands were written as {order}.'
   if not optical_far:
@@ -104,8 +102,18 @@ def _suspicion(ours: BandStatistics, theirs: BandStatistics, far: list[str]) -> 
   )
 
 
-def _better_order(ours: BandStatistics, theirs: BandStatistics) -> list[str]:
-  """The bands of the trained model that the corpus's channels resemble, one each; [] if they do as they stand."""
+def likely_offset(ours: BandStatistics, theirs: BandStatistics) -> float:
+  """By how much all Sentinel-2 bands of `theirs` lie above those of `ours`, if it is about +-0.1; else 0."""
+  s2 = [i for i, b in enumerate(ours.bands) if sensors.BANDS[b].sensor == 'sentinel2']
+  difference = (np.array(theirs.mean) - np.array(ours.mean))[s2]
+  offset = sensors.S2_OFFSET_DN / sensors.S2_SCALE
+  if not s2 or abs(abs(np.median(difference)) - offset) >= 0.04 or np.ptp(difference) >= 0.06:
+    return 0.0
+  return float(np.median(difference))
+
+
+def better_order(ours: BandStatistics, theirs: BandStatistics) -> list[str]:
+  """The bands of the trained model that the channels at hand resemble, one each; [] if they do as they stand."""
   from scipy.optimize import linear_sum_assignment
 
   result = list(ours.bands)

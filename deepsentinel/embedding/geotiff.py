@@ -1,5 +1,6 @@
-"""Strips as Cloud-Optimized GeoTIFFs: the embedding, one band a dimension, and the land-cover map."""
+"""Strips as Cloud-Optimized GeoTIFFs: the embedding, the header's channels, the land-cover map and how sure it is."""
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,22 @@ from deepsentinel.embedding.strips import Strips
 from deepsentinel.sources import base
 
 LANDCOVER_NODATA = 0  # classes are written from 1
+QUALITY_NODATA = 255
+ENTROPY_STEPS = 100  # the entropy is stored in hundredths
+QUALITY_BANDS = (
+  'entropy of the class probabilities over that of as many equally likely classes (0 sure, 1 no idea)',
+  'optical observation',
+  'radar observation',
+  'cloud in the optical observation',
+)
+
+
+def bound_cache() -> None:
+  """GDAL keeps the blocks it read, up to 5 % of the machine's memory: here 128 MB, unless the environment says other.
+
+  Has an effect before the first raster is opened.
+  """
+  os.environ.setdefault('GDAL_CACHEMAX', '128')
 
 
 def _write(
@@ -25,12 +42,15 @@ def _write(
   names: Sequence[str],
   options: Mapping[str, Any],
   palette: Mapping[int, tuple[int, int, int]] | None = None,
+  scales: Sequence[float] = (),
 ) -> None:
   """Row by row into a plain file, from there into the Cloud-Optimized one, which gets its name when it is whole."""
   plain, partial = path.with_name(path.name + '.plain'), path.with_name(path.name + '.partial')
   with rasterio.open(plain, 'w', driver='GTiff', BIGTIFF='IF_SAFER', interleave='pixel', **profile) as target:
     target.update_tags(**tags)
     target.descriptions = tuple(names)
+    if scales:
+      target.scales = tuple(scales)
     if palette:
       target.write_colormap(1, dict(palette))
     width = profile['width']
@@ -85,18 +105,44 @@ def write_landcover(
     colours: uint8 [K, 3].
     tags: of the file.
   """
-  profile = {
-    'height': grid.height_px,
-    'width': grid.width_px,
-    'count': 1,
-    'dtype': 'uint8',
-    'nodata': LANDCOVER_NODATA,
-    'crs': rasterio.crs.CRS.from_epsg(grid.epsg),
-    'transform': grid.transform,
-  }
+  profile = {**_pixels(grid), 'count': 1, 'dtype': 'uint8', 'nodata': LANDCOVER_NODATA}
   palette = {LANDCOVER_NODATA: (0, 0, 0)}
   palette |= {i: (int(r), int(g), int(b)) for i, (r, g, b) in enumerate(colours, start=1)}
   parts = [(row, strips.load('landcover', i)[..., None]) for i, row in enumerate(starts)]
   tags = {**tags, **{f'class_{i}': name for i, name in enumerate(classes, start=1)}}
   options = {'COMPRESS': 'DEFLATE', 'BLOCKSIZE': 512, 'OVERVIEW_RESAMPLING': 'MODE'}
   _write(path, parts, profile, tags=tags, names=['land cover'], options=options, palette=palette)
+
+
+def write_header(
+  path: pathlib.Path, strips: Strips, starts: Sequence[int], grid: base.PatchGrid, tags: Mapping[str, str]
+) -> None:
+  """The deconvolution header's channels, half precision (read as float32), NaN where no band has data."""
+  channels = strips.load('header', 0).shape[2]
+  # GDAL calls half precision a float32 of 16 bits.
+  profile = {**_pixels(grid), 'count': channels, 'dtype': 'float32', 'nodata': float('nan'), 'nbits': 16}
+  parts = [(row, strips.load('header', i)) for i, row in enumerate(starts)]
+  names = [f'header_{i:02d}' for i in range(channels)]
+  options = {'COMPRESS': 'DEFLATE', 'NBITS': 16, 'BLOCKSIZE': 256, 'OVERVIEW_RESAMPLING': 'AVERAGE'}
+  _write(path, parts, profile, tags=tags, names=names, options=options)
+
+
+def write_quality(
+  path: pathlib.Path, strips: Strips, starts: Sequence[int], grid: base.PatchGrid, tags: Mapping[str, str]
+) -> None:
+  """uint8, QUALITY_BANDS: the entropy in hundredths, flags 0 and 1; 255 outside the area and where it is not known."""
+  profile = {**_pixels(grid), 'count': len(QUALITY_BANDS), 'dtype': 'uint8', 'nodata': QUALITY_NODATA}
+  parts = [(row, strips.load('quality', i)) for i, row in enumerate(starts)]
+  options = {'COMPRESS': 'DEFLATE', 'BLOCKSIZE': 512, 'OVERVIEW_RESAMPLING': 'NEAREST'}
+  scales = (1 / ENTROPY_STEPS, 1.0, 1.0, 1.0)
+  _write(path, parts, profile, tags=tags, names=QUALITY_BANDS, options=options, scales=scales)
+
+
+def _pixels(grid: base.PatchGrid) -> dict[str, Any]:
+  """What a raster of one value a pixel of the grid is made with."""
+  return {
+    'height': grid.height_px,
+    'width': grid.width_px,
+    'crs': rasterio.crs.CRS.from_epsg(grid.epsg),
+    'transform': grid.transform,
+  }

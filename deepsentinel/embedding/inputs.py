@@ -10,10 +10,12 @@ import numpy as np
 import shapely
 
 from deepsentinel import sensors
-from deepsentinel.corpus import pairs
 from deepsentinel.sources import base
 
+CLOUD_UNKNOWN = 255
 _FIELDS = {'sentinel2': 's2', 'sentinel1': 's1'}
+_S2_STORED, _S1_STORED = (sensors.S2_NODATA, np.uint16), (sensors.S1_NODATA, np.int16)
+_NEAR_DEG = 1e-3  # how far a footprint may miss its pixels, about 100 m
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,29 +47,38 @@ def _own_grid(item: SceneInput) -> base.PatchGrid | None:
 
 
 class SceneReader:
-  """Windows of one scene, or of one scene a sensor, in the bands a model wants.
+  """Windows of one scene a sensor, or of a mosaic of several, in the bands a model wants.
 
   Args:
-    inputs: one a sensor.
+    inputs: of one sensor or both; of a sensor's scenes the first is on top, and the others fill what it leaves open.
     bands: the model's bands; those that a source does not have are left out of `spec`.
   Raises:
-    ValueError: two inputs of one sensor, or none that has one of the bands.
+    ValueError: a scene is given twice, or none has one of the bands.
   """
 
   def __init__(self, inputs: Sequence[SceneInput], bands: Sequence[str]):
-    self.inputs = {i.scene.sensor: i for i in inputs}
-    if len(self.inputs) != len(inputs):
-      raise ValueError(f'One scene a sensor; found {", ".join(i.scene.id for i in inputs)}.')
+    self.inputs: dict[str, list[SceneInput]] = {}
+    for item in inputs:
+      self.inputs.setdefault(item.scene.sensor, []).append(item)
+    ids = [i.scene.id for i in inputs]
+    if len(set(ids)) != len(ids):
+      raise ValueError(f'A scene is given twice: {", ".join(ids)}. Name each once.')
     self.bands: dict[str, tuple[str, ...]] = {}
-    for sensor, item in self.inputs.items():
-      held = tuple(b for b in bands if sensors.BANDS[b].sensor == sensor and b in item.source.spec.bands)
+    for sensor, items in self.inputs.items():
+      held = tuple(
+        b for b in bands if sensors.BANDS[b].sensor == sensor and all(b in i.source.spec.bands for i in items)
+      )
       if held:
         self.bands[sensor] = held
     if not self.bands:
-      others = [b for i in inputs for b in i.source.spec.bands]
-      raise ValueError(f'The model takes {list(bands)}; these scenes have none of them but {others}.')
-    self._extents = {sensor: _own_grid(self.inputs[sensor]) for sensor in self.bands}
-    specs = {sensor: item.source.spec for sensor, item in self.inputs.items()}
+      others = list(dict.fromkeys(b for i in inputs for b in i.source.spec.bands))
+      raise ValueError(
+        f'The model takes {list(bands)}; these scenes have none of them but {others}. Pass scenes with its bands, or a '
+        'checkpoint trained on those at hand.'
+      )
+    # Where a mosaic ends its scenes do not: only a scene alone is mirrored at its edges.
+    self._extents = {sensor: _own_grid(i[0]) if len(i := self.inputs[sensor]) == 1 else None for sensor in self.bands}
+    specs = {sensor: items[0].source.spec for sensor, items in self.inputs.items()}
     known = next(iter(specs.values()))
     self.spec = sensors.SensorSpec(
       tuple(b for b in bands if any(b in held for held in self.bands.values())),
@@ -95,34 +106,79 @@ class SceneReader:
       out[_FIELDS[sensor]] = mirror_beyond(pixels[_FIELDS[sensor]], first_row, row, first_col, col)
     return out
 
-  def require_overlap(self, grid: base.PatchGrid) -> None:
-    """ValueError if a scene shows nothing of the area; says where both lie."""
-    outline = base.split_antimeridian(grid.outline_lonlat())
+  def require_overlap(self, outline: shapely.Geometry) -> None:
+    """ValueError if a scene shows nothing of the area, given as its WGS84 outline; says where both lie."""
+    outline = base.split_antimeridian(outline)
     for sensor in self.bands:
-      scene = self.inputs[sensor].scene
-      if not shapely.intersects(scene.footprint, outline):
-        raise ValueError(
-          f'Scene {scene.id} does not touch the area: it lies within {_box(scene.footprint)}, the area within '
-          f'{_box(outline)} (west,south,east,north). Pass --bounds inside the scene, or another scene.'
-        )
+      for item in self.inputs[sensor]:
+        if not shapely.intersects(item.scene.footprint, outline):
+          raise ValueError(
+            f'Scene {item.scene.id} does not touch the area: it lies within {_box(item.scene.footprint)}, the area '
+            f'within {_box(outline)} (west,south,east,north). Pass --bounds or --area inside the scene, or another '
+            'scene.'
+          )
 
   @property
   def synthetic(self) -> bool:
-    return any(self.inputs[sensor].source.synthetic for sensor in self.bands)
+    return any(item.source.synthetic for sensor in self.bands for item in self.inputs[sensor])
 
   def describe(self) -> list[dict[str, Any]]:
-    return [{**self.inputs[sensor].describe(), 'bands': list(bands)} for sensor, bands in self.bands.items()]
+    return [{**i.describe(), 'bands': list(bands)} for sensor, bands in self.bands.items() for i in self.inputs[sensor]]
 
-  def read(self, grid: base.PatchGrid) -> dict[str, np.ndarray]:
-    """'s2' uint16 [H, W, C2] and 's1' int16 [H, W, C1] of `grid`, nodata outside the scenes."""
+  def read(self, grid: base.PatchGrid, *, clouds: bool = False) -> dict[str, np.ndarray]:
+    """'s2' uint16 [H, W, C2] and 's1' int16 [H, W, C1] of `grid`, nodata outside the scenes.
+
+    With `clouds` also 'cloud' uint8 [H, W]: 1 cloud, 0 none, CLOUD_UNKNOWN where the source has no cloud mask or the
+    area no optical pixel.
+    """
     out = {}
     for sensor, bands in self.bands.items():
-      item = self.inputs[sensor]
-      try:
-        out[_FIELDS[sensor]] = item.source.read(item.scene, grid, bands).to_storage()
-      except ValueError as e:
-        raise ValueError(str(e) if item.scene.id in str(e) else f'Scene {item.scene.id}: {e}') from e
+      values, number = self._mosaic(self.inputs[sensor], grid, bands)
+      out[_FIELDS[sensor]] = values
+      if clouds and sensor == 'sentinel2':
+        out['cloud'] = self._clouds(self.inputs[sensor], grid, number)
+    if clouds and 'cloud' not in out:
+      out['cloud'] = np.full((grid.height_px, grid.width_px), CLOUD_UNKNOWN, np.uint8)
     return out
+
+  @staticmethod
+  def _mosaic(
+    items: Sequence[SceneInput], grid: base.PatchGrid, bands: tuple[str, ...]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Values [H, W, C], each pixel of the first scene that has most of its bands, and its number int [H, W], or -1."""
+    nodata, dtype = _S2_STORED if sensors.BANDS[bands[0]].sensor == 'sentinel2' else _S1_STORED
+    if len(items) == 1:  # whatever its footprint says, which may be roughly drawn
+      found = _read(items[0], grid, bands)
+      return found, np.where((found != nodata).any(-1), 0, -1)
+    outline = base.split_antimeridian(grid.outline_lonlat(4))
+    reached = [i for i, item in enumerate(items) if shapely.dwithin(item.scene.footprint, outline, _NEAR_DEG)]
+    values = np.full((grid.height_px, grid.width_px, len(bands)), nodata, dtype)
+    known, number = np.zeros(values.shape[:2], int), np.full(values.shape[:2], -1)
+    for i in reached:
+      if known.size and known.min() == len(bands):
+        break
+      found = _read(items[i], grid, bands)
+      held = (found != nodata).sum(-1)
+      better = held > known
+      values[better], known[better], number[better] = found[better], held[better], i
+    return values, number
+
+  @staticmethod
+  def _clouds(items: Sequence[SceneInput], grid: base.PatchGrid, number: np.ndarray) -> np.ndarray:
+    out = np.full(number.shape, CLOUD_UNKNOWN, np.uint8)
+    for i, item in enumerate(items):
+      mask = getattr(item.source, 'cloud_mask', None)
+      shown = number == i
+      if mask is not None and shown.any():
+        out[shown] = mask(item.scene, grid)[shown]
+    return out
+
+
+def _read(item: SceneInput, grid: base.PatchGrid, bands: tuple[str, ...]) -> np.ndarray:
+  try:
+    return item.source.read(item.scene, grid, bands).to_storage()
+  except ValueError as e:
+    raise ValueError(str(e) if item.scene.id in str(e) else f'Scene {item.scene.id}: {e}') from e
 
 
 def mirror_beyond(values: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
@@ -140,61 +196,11 @@ def _box(outline: shapely.Geometry) -> str:
 
 def valid_pixels(pixels: dict[str, np.ndarray]) -> np.ndarray:
   """bool [H, W]: where any band of any sensor has data."""
-  nodata = {'s2': sensors.S2_NODATA, 's1': sensors.S1_NODATA}
-  valid = [np.any(values != nodata[field], axis=-1) for field, values in pixels.items()]
-  return functools.reduce(np.logical_or, valid)
+  return functools.reduce(np.logical_or, (observed(pixels, field) for field in ('s2', 's1') if field in pixels))
 
 
-def nearest_scene(
-  source: base.ImagerySource,
-  sensor: str,
-  grid: base.PatchGrid,
-  time: datetime.datetime,
-  *,
-  search_days: float = 15.0,
-  max_cloud: float = 1.0,
-) -> tuple[base.Scene, float]:
-  """The scene that shows most of the grid and, of those that show as much, is nearest in time; and the share it shows.
-
-  Args:
-    source: where to search.
-    sensor: 'sentinel2' or 'sentinel1'.
-    grid: the area.
-    time: timezone-aware.
-    search_days: most days from `time`, either way.
-    max_cloud: scenes whose catalogue states a larger cloud share are passed over.
-  Raises:
-    ValueError: there is none.
-  """
-  outline = base.split_antimeridian(grid.outline_lonlat())
-  reach = datetime.timedelta(days=search_days)
-  found = pairs.deduplicate(source.search(sensor, outline, time - reach, time + reach))
-  scenes = [s for s in found if s.metadata.get('cloud_share', 0) <= max_cloud]
-  if not scenes:
-    cloudy = f' ({len(found)} have more cloud than --max_cloud={max_cloud})' if found else ''
-    raise ValueError(
-      f'No {sensor} scene of the area within {search_days:g} days of {time:%Y-%m-%d}{cloudy}. Pass another --date or '
-      'a larger --search_days.'
-    )
-
-  def share(scene: base.Scene) -> float:
-    if shapely.covers(scene.footprint, outline):
-      return 1.0
-    return shapely.intersection(scene.footprint, outline).area / outline.area
-
-  shares = {s.id: round(share(s), 3) for s in scenes}
-  best = min(scenes, key=lambda s: (-shares[s.id], abs(s.time - time), s.id))
-  return best, shares[best.id]
-
-
-def named_scene(scenes: Sequence[base.Scene], wanted: str, flag: str) -> base.Scene:
-  """The scene called `wanted`, or the only one; ValueError lists those there are."""
-  names = ', '.join(s.id for s in scenes[:12]) + (f' and {len(scenes) - 12} others' if len(scenes) > 12 else '')
-  if wanted:
-    for scene in scenes:
-      if scene.id == wanted:
-        return scene
-    raise ValueError(f'{flag}={wanted!r} is not among the scenes: {names}.')
-  if len(scenes) != 1:
-    raise ValueError(f'{len(scenes)} scenes to choose from; name one with {flag}=... There are: {names}.')
-  return scenes[0]
+def observed(pixels: dict[str, np.ndarray], field: str) -> np.ndarray:
+  """bool [H, W]: where any band of the sensor of `field`, 's2' or 's1', has data; nowhere where it is not there."""
+  if field not in pixels:
+    return np.zeros(next(iter(pixels.values())).shape[:2], bool)
+  return np.any(pixels[field] != {'s2': sensors.S2_NODATA, 's1': sensors.S1_NODATA}[field], axis=-1)

@@ -1,12 +1,14 @@
-"""The picture of an embedding: true colour (or radar) beside the three main directions of the embedding as colours."""
+"""The picture of an embedding: true colour (or radar) beside the three main directions of the vectors as colours."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from deepsentinel import composites, legend, provenance, sensors
+from deepsentinel.embedding import geotiff
 from deepsentinel.embedding.inputs import SceneReader
 from deepsentinel.embedding.strips import Strips
 from deepsentinel.embedding.windows import Layout
@@ -16,6 +18,8 @@ _SAMPLE_CELLS = 20_000
 _BLOCK_CELLS = 512
 _MAP_PX = 1600  # longest side of what is drawn
 _STRETCH = (2, 98)  # percentiles
+_SCALE = 'viridis'
+_MOST_LINES = 6  # of scenes; the tags of the files name all
 
 
 def preview_bands(spec: sensors.SensorSpec) -> tuple[str, ...]:
@@ -92,10 +96,11 @@ def fit_colours(sample: np.ndarray) -> Colours:
   return Colours(mean, directions, low, high, explained)
 
 
-def cell_means(strips: Strips, layout: Layout) -> Iterator[tuple[int, int, np.ndarray]]:
+def cell_means(strips: Strips, layout: Layout, around: int = 1) -> Iterator[tuple[int, int, np.ndarray]]:
   """(row, col, float32 [h, w, E]) in blocks that cover the area: means over 3 x 3 cells, NaN where the centre is NaN.
 
   A single cell's vector is noisier than what training compares, the mean over a whole crop; so pictures show means.
+  With `around` 0 the vectors themselves.
   """
   for strip in range(layout.strips):
     first, after = layout.strip_rows(strip)
@@ -108,6 +113,9 @@ def cell_means(strips: Strips, layout: Layout) -> Iterator[tuple[int, int, np.nd
     for col in range(0, layout.cols, _BLOCK_CELLS):
       end, left = min(col + _BLOCK_CELLS, layout.cols), 1 if col else 0
       block = np.concatenate([part[:, col - left : end + 1] for part in rows])
+      if not around:
+        yield first, col, block[above : above + after - first, left : left + end - col]
+        continue
       known = np.isfinite(block).all(-1, keepdims=True)
       values = _box_sum(np.where(known, block, 0))
       means = np.where(known, values / np.maximum(_box_sum(known.astype(np.float32)), 1), np.nan)
@@ -125,14 +133,14 @@ def _box_sum(values: np.ndarray) -> np.ndarray:
   return values
 
 
-def sample_cells(strips: Strips, layout: Layout, seed: int = 0) -> np.ndarray:
-  """float32 [N, E]: means of cells that have an embedding, the same ones for the same area whatever its strips."""
+def sample_cells(strips: Strips, layout: Layout, seed: int = 0, around: int = 1) -> np.ndarray:
+  """float32 [N, E]: `cell_means` where there are any, of the same cells for the same area whatever its strips."""
   total = layout.rows * layout.cols
   rng = np.random.default_rng(seed)
   chosen = np.zeros((layout.rows, layout.cols), bool)
   chosen.flat[rng.choice(total, min(total, _SAMPLE_CELLS), replace=False)] = True
   numbers, parts = [], []
-  for row, col, means in cell_means(strips, layout):
+  for row, col, means in cell_means(strips, layout, around):
     at = np.argwhere(chosen[row : row + means.shape[0], col : col + means.shape[1]])
     parts.append(means[at[:, 0], at[:, 1]])
     numbers.append((row + at[:, 0]) * layout.cols + col + at[:, 1])
@@ -140,10 +148,10 @@ def sample_cells(strips: Strips, layout: Layout, seed: int = 0) -> np.ndarray:
   return cells[np.isfinite(cells).all(1)]
 
 
-def _embedding_rgb(strips: Strips, layout: Layout, colours: Colours) -> np.ndarray:
+def _embedding_rgb(strips: Strips, layout: Layout, colours: Colours, around: int) -> np.ndarray:
   step = _step(max(layout.rows, layout.cols))
   rgb = np.empty((-(-layout.rows // step), -(-layout.cols // step), 3), np.uint8)
-  for row, col, means in cell_means(strips, layout):
+  for row, col, means in cell_means(strips, layout, around):
     part = colours(means[-row % step :: step, -col % step :: step])
     top, left = -(-row // step), -(-col // step)
     rgb[top : top + part.shape[0], left : left + part.shape[1]] = part
@@ -166,6 +174,14 @@ def _step(longest: int) -> int:
   return max(1, -(-longest // _MAP_PX))
 
 
+class Panel(NamedTuple):
+  """One map of the picture: its title, uint8 [H, W, 3], and the name of the scale from 0 to 1 it is drawn in."""
+
+  title: str
+  image: np.ndarray
+  scale: str = ''
+
+
 def draw(
   path: pathlib.Path,
   strips: Strips,
@@ -173,7 +189,9 @@ def draw(
   grid: base.PatchGrid,
   layout: Layout,
   shrink: int,
+  level: str,
   target: legend.Target | None,
+  made_by: str = '',
 ) -> None:
   """Writes the picture.
 
@@ -183,12 +201,39 @@ def draw(
     reader: tells what the imagery is.
     grid, layout: of the area.
     shrink: of the strips' previews.
+    level: 'map', 'patch', 'header' or 'landcover'.
     target: of the land-cover strips; None where there are none.
+    made_by: what is to be said of the model.
   """
-  spec = reader.spec
+  # The last cells may reach beyond the area: pictures are cut at the area's edge.
+  extent_km = (grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000)
+  sides_km = (layout.cols * layout.stride * grid.pixel_m / 1000, layout.rows * layout.stride * grid.pixel_m / 1000)
+  panels = [_imagery(strips, reader.spec, grid, layout, shrink)]
+  around = 0 if level == 'patch' else 1
+  colours = fit_colours(sample_cells(strips, layout, around=around))
+  cell_m = layout.stride * grid.pixel_m
+  kind = f'{cell_m:.0f} m cells, means of 3 x 3' if around else f'patches of {cell_m:.0f} m'
+  panels.append(Panel(_directions(f'Embedding, {kind}', colours), _embedding_rgb(strips, layout, colours, around)))
+  step = _step(max(grid.height_px, grid.width_px))
+  if level == 'header':
+    sample = _joined(strips, layout, 'header', max(step, step * _MAP_PX // 200), np.asarray)
+    sample = sample.reshape(-1, sample.shape[-1]).astype(np.float32)
+    colours = fit_colours(sample[np.isfinite(sample).all(1)])
+    image = _joined(strips, layout, 'header', step, lambda values: colours(values.astype(np.float32)))
+    panels.append(Panel(_directions(f'Header, {grid.pixel_m:.0f} m, {sample.shape[1]} channels', colours), image))
+  if target is not None:
+    lookup = np.concatenate([[composites.NODATA_RGB], target.colours]).astype(np.uint8)
+    panels.append(Panel(f'Land cover, {target.title}', _joined(strips, layout, 'landcover', step, lookup.__getitem__)))
+    sure = _entropy_colours()
+    image = _joined(strips, layout, 'quality', step, lambda values: sure[values[..., 0]])
+    panels.append(Panel('Entropy of the class probabilities', image, 'share of the entropy of a pure guess'))
+  _write(path, panels, sides_km, extent_km, _caption(reader, grid, made_by), target)
+
+
+def _imagery(strips: Strips, spec: sensors.SensorSpec, grid: base.PatchGrid, layout: Layout, shrink: int) -> Panel:
   bands = preview_bands(spec)
 
-  def imagery(stored: np.ndarray) -> np.ndarray:
+  def convert(stored: np.ndarray) -> np.ndarray:
     if bands == ('B4', 'B3', 'B2'):
       return composites.true_colour(stored.astype(np.uint16))
     if bands == ('VV', 'VH'):
@@ -199,24 +244,22 @@ def draw(
 
   named = {'B4': 'Sentinel-2, true colour', 'VV': 'Sentinel-1, VV, VH, VV - VH'}.get(bands[0], bands[0])
   step = _step(-(-max(grid.height_px, grid.width_px) // shrink))
-  colours = fit_colours(sample_cells(strips, layout))
-  # The last cells may reach beyond the area: pictures are cut at the area's edge.
-  extent_km = (grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000)
-  sides_km = (layout.cols * layout.stride * grid.pixel_m / 1000, layout.rows * layout.stride * grid.pixel_m / 1000)
-  panels = [(named, _joined(strips, layout, 'preview', step, imagery))]
-  cell_m = layout.stride * grid.pixel_m
+  return Panel(named, _joined(strips, layout, 'preview', step, convert))
+
+
+def _directions(what: str, colours: Colours) -> str:
   shares = ', '.join(f'{share:.0%}' for share in colours.explained)
-  panels.append(
-    (
-      f'Embedding, {cell_m:.0f} m cells, means of 3 x 3: main directions as RGB\n({shares} of the variance)',
-      _embedding_rgb(strips, layout, colours),
-    )
-  )
-  if target is not None:
-    lookup = np.concatenate([[composites.NODATA_RGB], target.colours]).astype(np.uint8)
-    step = _step(max(grid.height_px, grid.width_px))
-    panels.append((f'Land cover, {target.title}', _joined(strips, layout, 'landcover', step, lookup.__getitem__)))
-  _write(path, panels, sides_km, extent_km, _caption(reader, grid), target)
+  return f'{what}: main directions as RGB\n({shares} of the variance)'
+
+
+def _entropy_colours() -> np.ndarray:
+  """uint8 [256, 3]: of the stored entropy, and of no entropy."""
+  import matplotlib
+
+  steps = np.arange(geotiff.ENTROPY_STEPS + 1) / geotiff.ENTROPY_STEPS
+  table = np.full((256, 3), composites.NODATA_RGB, np.uint8)
+  table[: len(steps)] = np.rint(matplotlib.colormaps[_SCALE](steps)[:, :3] * 255)
+  return table
 
 
 def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,22 +268,28 @@ def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.full(3, low), np.full(3, high)
 
 
-def _caption(reader: SceneReader, grid: base.PatchGrid) -> str:
-  lines = [f'{i["sensor"].replace("sentinel", "Sentinel-")}: {i["scene"]}, {i["time"]}' for i in reader.describe()]
+def _caption(reader: SceneReader, grid: base.PatchGrid, made_by: str) -> str:
+  described = reader.describe()
+  lines = [
+    f'{i["sensor"].replace("sentinel", "Sentinel-")}: {i["scene"]}, {i["time"]}' for i in described[:_MOST_LINES]
+  ]
+  if len(described) > _MOST_LINES:
+    lines.append(f'and {len(described) - _MOST_LINES} further scenes')
   lon, lat = grid.outline_lonlat().centroid.coords[0]
   place = f'EPSG:{grid.epsg}, centre {abs(lat):.3f} {"NS"[lat < 0]} {abs(lon):.3f} {"EW"[lon < 0]}'
   made = ['SyntheticEarth: computed, not observed'] if reader.synthetic else []
-  return '\n'.join([*made, *lines, place])
+  return '\n'.join([*made, *([made_by] if made_by else []), *lines, place])
 
 
 def _write(
   path: pathlib.Path,
-  panels: Sequence[tuple[str, np.ndarray]],
+  panels: Sequence[Panel],
   sides_km: tuple[float, float],
   extent_km: tuple[float, float],
   caption: str,
   target: legend.Target | None,
 ) -> None:
+  import matplotlib.cm
   import matplotlib.patches
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -250,12 +299,16 @@ def _write(
   figure = Figure(figsize=(5.2 * len(panels), height), layout='constrained', dpi=150)
   FigureCanvasAgg(figure)
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
-  for axis, (title, image) in zip(axes, panels, strict=True):
-    axis.imshow(image, extent=(0, sides_km[0], sides_km[1], 0), interpolation='nearest')
+  for axis, panel in zip(axes, panels, strict=True):
+    axis.imshow(panel.image, extent=(0, sides_km[0], sides_km[1], 0), interpolation='nearest')
     axis.set(xlim=(0, extent_km[0]), ylim=(extent_km[1], 0))
-    axis.set_title(title, fontsize=9, loc='left')
+    axis.set_title(panel.title, fontsize=9, loc='left')
     axis.set_xlabel('km', fontsize=8)
     axis.tick_params(labelsize=8)
+    if panel.scale:
+      bar = figure.colorbar(matplotlib.cm.ScalarMappable(cmap=_SCALE), ax=axis, shrink=0.8, pad=0.02)
+      bar.set_label(panel.scale, fontsize=8)
+      bar.ax.tick_params(labelsize=8)
   if target is not None:
     names = target.classes
     if len(names) <= 16:

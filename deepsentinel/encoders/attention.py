@@ -1,14 +1,16 @@
-"""Self-attention over the cells of a feature map, and the ResNet18 that holds it (paper, Tables 4 and 7)."""
+"""Self-attention over the cells of a feature map (paper, Table 4), whole or in overlapping windows."""
 
 import functools
+import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from deepsentinel.encoders import base
-from deepsentinel.encoders.resnet import ResNet
 
 
 class Energy(nn.Module):
@@ -49,9 +51,17 @@ class Gate(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """SAGAN's block: Zhang et al. 2019, 'Self-Attention Generative Adversarial Networks', eq. 1 to 3."""
+  """SAGAN's block: Zhang et al. 2019, 'Self-Attention Generative Adversarial Networks', eq. 1 to 3.
+
+  Attributes:
+    dtype: of the arithmetic.
+    window: 0, or the side of the windows, in cells, in which a larger map is attended to.
+    step: from one window to the next, at least half of it.
+  """
 
   dtype: Any = jnp.float32
+  window: int = 0
+  step: int = 0
 
   operation: ClassVar[str] = 'AttnBlock (Table 4)'
 
@@ -64,10 +74,73 @@ class SelfAttention(nn.Module):
     query = conv1x1(channels // 8, name='QueryConv')(x)
     key = conv1x1(channels // 8, name='KeyConv')(x)
     value = conv1x1(channels, name='ValConv')(x)
-    energy = Energy(name='Energy')(query, key)
-    attention = Softmax(name='AttentionMap')(energy)
-    out = Attend(name='PreOut')(value, attention)
+    if self.window:
+      out = in_windows(query, key, value, self.window, self.step)
+    else:
+      energy = Energy(name='Energy')(query, key)
+      attention = Softmax(name='AttentionMap')(energy)
+      out = Attend(name='PreOut')(value, attention)
     return base.Sum(name='Out')(Gate(name='Gate')(out), x)
 
 
-ResNet18Attention = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), context=SelfAttention, context_after=(3, 4))
+def step_of(window: int) -> int:
+  """How far windows of so many cells lie apart: they overlap by half."""
+  return math.ceil(window / 2)
+
+
+def in_windows(query: Array, key: Array, value: Array, window: int, step: int) -> Array:
+  """Attention within overlapping windows of a map, blended where they overlap: f32[B, H, W, C], like `value`.
+
+  A raised cosine weights each window, so that its influence ends smoothly: no border shows. The first window begins at
+  the map's upper-left corner; beyond the lower and right edges windows see zeros.
+
+  Args:
+    query, key: f32[B, H, W, C/8].
+    value: f32[B, H, W, C].
+    window: side of a window, cells.
+    step: from one window to the next, from half of a window to all of it.
+  """
+  height, width = value.shape[1:3]
+  rows, cols = (max(1, math.ceil((side - window) / step) + 1) for side in (height, width))
+  beyond = tuple((number - 1) * step + window - side for number, side in ((rows, height), (cols, width)))
+  padding = ((0, 0), (0, max(beyond[0], 0)), (0, max(beyond[1], 0)), (0, 0))
+  query, key, value = (jnp.pad(x, padding) for x in (query, key, value))
+  columns = np.arange(cols)[:, None] * step + np.arange(window)
+  weight = raised_cosine(window)
+
+  def one_row(at: Array) -> Array:
+    """[B, cols, window, window, C] of the windows whose first row is `at`."""
+
+    def cut(x: Array) -> Array:
+      part = jax.lax.dynamic_slice_in_dim(x, at, window, 1)
+      # [B, n, W, c] -> [B, n, cols, n, c] -> [B, cols, n, n, c] -> [B, cols, n * n, c]
+      return part[:, :, columns].swapaxes(1, 2).reshape(len(x), cols, window**2, x.shape[-1])
+
+    q, k, v = cut(query), cut(key), cut(value)
+    energy = jnp.einsum('bwic,bwjc->bwij', q, k).astype(jnp.float32)
+    out = jnp.einsum('bwij,bwjc->bwic', nn.softmax(energy).astype(v.dtype), v)
+    return out.reshape(len(v), cols, window, window, -1) * (weight[:, None] * weight)[..., None]
+
+  # [rows, B, cols, n, n, C] -> [B, rows, n, cols, n, C]
+  parts = jnp.moveaxis(jax.lax.map(one_row, jnp.arange(rows) * step), (0, 2), (1, 3))
+  # -> [B, H, cols, n, C] -> [B, H, W, C]
+  out = _overlap_add(_overlap_add(parts, step, 1), step, 2)[:, :height, :width]
+  total = [_overlap_add(jnp.tile(weight, (n, 1)), step, 0) for n in (rows, cols)]
+  return (out / (total[0][:height, None] * total[1][:width])[..., None]).astype(value.dtype)
+
+
+def raised_cosine(length: int) -> np.ndarray:
+  """float32 [length], Hann's window at the middles of its values."""
+  return (np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2).astype(np.float32)
+
+
+def _overlap_add(parts: Array, step: int, axis: int) -> Array:
+  """[.., number, n, ..] with the windows at `axis` -> [.., (number + 1) * step, ..], each `step` after the last one."""
+  number, length = parts.shape[axis : axis + 2]
+  padded = jnp.pad(parts, [(0, 2 * step - length) if a == axis + 1 else (0, 0) for a in range(parts.ndim)])
+  first, second = jnp.split(padded, 2, axis + 1)
+  # The second half of each window lies on the first half of the next one.
+  one = [(0, 1) if a == axis else (0, 0) for a in range(parts.ndim)]
+  before = [(1, 0) if a == axis else (0, 0) for a in range(parts.ndim)]
+  out = jnp.pad(first, one) + jnp.pad(second, before)
+  return out.reshape(*out.shape[:axis], (number + 1) * step, *out.shape[axis + 2 :])

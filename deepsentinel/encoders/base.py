@@ -49,6 +49,19 @@ class Encoder(nn.Module):
     """How far, in pixels, an input can lie from a cell's own pixels and still change it; None: anywhere."""
     return None
 
+  @property
+  def lattice_px(self) -> int:
+    """Images that begin a multiple of this apart give the same features where they overlap, beyond `reach_px`."""
+    return self.stride
+
+  def local(self, window_px: int) -> 'Encoder | None':
+    """The same encoder for images larger than its crops, with a finite `reach_px`; None where there is none.
+
+    Args:
+      window_px: how far attention looks: overlapping windows of this side, blended.
+    """
+    return self if self.reach_px is not None else None
+
   @abc.abstractmethod
   def __call__(self, images: Array, *, present: Array | None = None, train: bool) -> EncoderOutput:
     """Encodes images.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 from jax import Array
 
-from deepsentinel.encoders import base
+from deepsentinel.encoders import attention, base
 
 # PyTorch's initialisation of ResNets: He et al. 2015, normal, fan-out.
 _KERNEL = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -75,23 +75,36 @@ class ResNet(base.Encoder):
     conv: partial of nn.Conv.
     context: module class put after the stages in `context_after`; its output is added to its input (Sum1, Sum2).
     context_after: stage numbers, from 1.
+    local_cells: 0: the context modules see the whole feature map, as in training; else windows of so many cells.
   """
 
   stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
   conv: Any = CONV
   context: Callable[..., nn.Module] | None = None
   context_after: tuple[int, ...] = ()
+  local_cells: int = 0
 
   @property
   def reach_px(self) -> int | None:
-    if self.context is not None:
+    if self.context is not None and not self.local_cells:
       return None
     reach, pixel = 3, 2  # the 7x7 stem, then one step is two pixels
     for i, blocks in enumerate(self.stage_sizes):
       reach += pixel  # the block's first convolution sees the finer map
       pixel *= 1 if i == 0 else 2
       reach += pixel * (2 * blocks - 1)
-    return reach
+    # A value depends on all of the windows that it lies in.
+    return reach + len(self.context_after) * self.local_cells * self.stride
+
+  @property
+  def lattice_px(self) -> int:
+    return max(1, attention.step_of(self.local_cells)) * self.stride
+
+  def local(self, window_px: int) -> base.Encoder | None:
+    if self.context is None:
+      return self
+    # A context of one's own need not know windows.
+    return self.clone(local_cells=window_px // self.stride) if hasattr(self.context, 'window') else None
 
   @nn.compact
   def __call__(self, images: Array, *, present: Array | None = None, train: bool) -> base.EncoderOutput:
@@ -107,7 +120,10 @@ class ResNet(base.Encoder):
       x = Stage(blocks, self.width * 2**i, 1 if i == 0 else 2, conv, norm, name=f'Layer{i + 1}')(x)
       if self.context is not None and i + 1 in self.context_after:
         k = self.context_after.index(i + 1) + 1
-        attended = self.context(dtype=self.dtype, name=f'Attn{k}')(x)
+        # Positions of this stage's map a cell.
+        scale = self.stride // (2 * 2**i)
+        local = {'window': self.local_cells * scale, 'step': attention.step_of(self.local_cells) * scale}
+        attended = self.context(dtype=self.dtype, name=f'Attn{k}', **(local if self.local_cells else {}))(x)
         x = base.Sum(name=f'Sum{k}')(attended, x)
     feature_map = x.astype('float32')
     return base.EncoderOutput(base.SpatialMean(name='Embedding')(feature_map), feature_map)
@@ -116,3 +132,4 @@ class ResNet(base.Encoder):
 ResNet10 = functools.partial(ResNet, stage_sizes=(1, 1, 1, 1))  # not the paper's: half of ResNet18, for trials
 ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2))
 ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3))
+ResNet18Attention = functools.partial(ResNet18, context=attention.SelfAttention, context_after=(3, 4))

@@ -50,6 +50,7 @@ class LandCover(base.Objective):
       )
     out = self.encode_views(batch, train=train and not self.frozen_encoder)
     feature_map = out.feature_map[:, 0]
+    self.sow('intermediates', 'feature_map', feature_map)
     if self.frozen_encoder:
       feature_map = jax.lax.stop_gradient(feature_map)
     return self.header(feature_map, train=train)

@@ -215,6 +215,7 @@ class ImagerySource(Protocol):
 
   One on a network may also have `connect()`, which is called before the first patch is fetched: ValueError says why the
   platform lets no one in.
+  One that knows clouds may have `cloud_mask(scene, grid)`: bool [H, W] of an optical scene, True under cloud.
   """
 
   spec: sensors.SensorSpec

@@ -7,7 +7,7 @@ import datetime
 import glob
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import shapely
@@ -101,11 +101,10 @@ class LocalScenes:
   def _from_stack(self, file: pathlib.Path, alone: bool) -> list[scenefiles.LocalScene]:
     with raster.opened(str(file)) as dataset:
       numbers = scenefiles.bands_of(dataset, ())
-      if not numbers:
-        for stated in (self._stated.s2_bands, self._stated.s1_bands):
-          if stated and len(stated) == dataset.count:
-            numbers = scenefiles.bands_of(dataset, stated)
-            break
+      for stated in (self._stated.s2_bands, self._stated.s1_bands):
+        if stated and len(stated) == dataset.count and (not numbers or _of_sensor(numbers) == _of_sensor(stated)):
+          numbers = scenefiles.bands_of(dataset, stated)
+          break
     by_sensor: dict[str, dict[str, raster.RasterBand]] = {}
     for band, number in numbers.items():
       by_sensor.setdefault(sensors.BANDS[band].sensor, {})[band] = raster.RasterBand(str(file), number)
@@ -299,6 +298,10 @@ class PatchStacks:
   def read(self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str]) -> base.Patch:
     """Pixels of `scene` on `grid`, in the unit of its file."""
     return scenefiles.read_scene(self._local(scene), grid, bands)
+
+
+def _of_sensor(bands: Iterable[str]) -> set[str]:
+  return {sensors.BANDS[band].sensor for band in bands if band}
 
 
 def _by_id(scenes: Sequence[scenefiles.LocalScene], path: str) -> dict[str, scenefiles.LocalScene]:

@@ -81,10 +81,20 @@ def unit_tag(dataset: rasterio.DatasetReader, sensor: str) -> str:
 
 
 def bands_of(dataset: rasterio.DatasetReader, stated: Sequence[str]) -> dict[str, int]:
-  """Band name -> number in a multi-band file: as stated, or from its band descriptions; {} if neither names one."""
-  names = list(stated) or [sidecar.canonical_band(d or '') for d in dataset.descriptions]
+  """Band name -> number in a multi-band file: as stated, or from its band descriptions; {} if neither names one.
+
+  Raises:
+    ValueError: another number of bands is stated, or bands in another order than the file describes.
+  """
+  described = [sidecar.canonical_band(d or '') for d in dataset.descriptions]
+  names = list(stated) or described
   if stated and len(names) != dataset.count:
     raise ValueError(f'{dataset.name} has {dataset.count} bands; {len(names)} are stated: {", ".join(names)}.')
+  if any(name and said and name != said for name, said in zip(names, described, strict=True)):
+    raise ValueError(
+      f'{dataset.name} is described as {", ".join(d or "?" for d in described)}; {", ".join(names)} are stated. State '
+      'the order that it has, or mend its band descriptions.'
+    )
   numbers = {}
   for number, name in enumerate(names, start=1):
     if name and name not in numbers:  # a monthly stack repeats its names: the first step is taken

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,20 @@ import numpy as np
 from deepsentinel import sensors
 from deepsentinel.encoders.base import EncoderOutput
 from deepsentinel.train import models
+
+
+class Decoded(NamedTuple):
+  """What a land-cover model makes of images.
+
+  Attributes:
+    feature_map: f32[B, H/16, W/16, F], the encoder's.
+    channels: f32[B, H, W, C], the deconvolution header's before its last layer.
+    probabilities: f32[B, H, W, K], of the classes.
+  """
+
+  feature_map: jax.Array
+  channels: jax.Array
+  probabilities: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,3 +104,20 @@ class Trained:
     if present is None:
       present = jnp.ones((images.shape[0], images.shape[-1]), bool)
     return self._predict({'images': images[:, None], 'present': present[:, None]})
+
+  @functools.cached_property
+  def _decode(self):
+    variables = jax.device_put(self.variables)
+
+    @jax.jit
+    def apply(variables, inputs):
+      logits, kept = self.module.apply(variables, inputs, train=False, method='predict', mutable=['intermediates'])
+      seen = kept['intermediates']
+      channels = seen['header']['channels'][0].astype(jnp.float32)
+      return Decoded(seen['feature_map'][0], channels, nn.softmax(logits.astype(jnp.float32)))
+
+    return functools.partial(apply, variables)
+
+  def decode(self, images: np.ndarray, present: np.ndarray) -> Decoded:
+    """images f32[B, H, W, C] standardised, present bool[B, C] -> all that a model which predicts every pixel knows."""
+    return self._decode({'images': images[:, None], 'present': present[:, None]})

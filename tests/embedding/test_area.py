@@ -1,11 +1,12 @@
 import datetime
 
+import geopandas
 import numpy as np
 import pyproj
 import pytest
 import shapely
 
-from deepsentinel.embedding import area, inputs
+from deepsentinel.embedding import area, scenes
 from deepsentinel.sources import base
 from tests.embedding.small_area import NOON, ArraySource, make_grid
 
@@ -61,37 +62,103 @@ def test_a_coarser_scene_is_taken_at_ten_metres():
   assert area.scene_grid(Coarse(), None) == base.PatchGrid(32632, 600_000.0, 5_300_000.0, 100, 140, 10.0)
 
 
-def scenes_source(*scenes):
+def test_polygons_of_any_file_and_crs(tmp_path):
+  """Two rectangles given in UTM 33 N: their union, on the grid around both; a hole stays one."""
+  pond = shapely.Point(600_500, 5_300_250).buffer(100)
+  shapes = [
+    shapely.box(600_000, 5_300_000, 601_000, 5_300_500) - pond,
+    shapely.box(602_000, 5_301_000, 602_300, 5_301_300),
+  ]
+  table = geopandas.GeoDataFrame(geometry=shapes, crs=32632)
+  for name, crs in (('a.gpkg', 32632), ('a.geojson', 4326), ('a.parquet', 3035)):
+    moved = table.to_crs(crs)
+    moved.to_parquet(tmp_path / name) if name.endswith('parquet') else moved.to_file(tmp_path / name)
+    polygons = area.read_polygons(tmp_path / name)
+    grid = polygons.grid()
+    assert grid.epsg == 32632
+    assert grid.bounds == pytest.approx((600_000, 5_300_000, 602_300, 5_301_300), abs=10)
+    within = polygons.within(32632)
+    assert within.area == pytest.approx(table.geometry.area.sum(), rel=1e-3)
+    assert not within.contains(shapely.Point(600_500, 5_300_250))
+
+
+def test_polygons_across_the_antimeridian(tmp_path):
+  halves = [shapely.box(179.9, -17, 180, -16.9), shapely.box(-180, -17, -179.9, -16.9)]
+  geopandas.GeoDataFrame(geometry=halves, crs=4326).to_file(tmp_path / 'a.gpkg')
+  polygons = area.read_polygons(tmp_path / 'a.gpkg')
+  assert polygons.outline.bounds == pytest.approx((179.9, -17, 180.1, -16.9))
+  assert 2100 < polygons.grid().width_px < 2200
+
+
+@pytest.mark.parametrize(
+  ('shapes', 'crs', 'message'),
+  [
+    ([shapely.box(0, 0, 1, 1)], None, 'does not say its CRS'),
+    ([shapely.Point(1, 1)], 4326, 'holds Point and no polygon'),
+    ([shapely.box(0, 0, 12, 1)], 4326, '12.0 degrees wide.*in parts'),
+    ([shapely.box(500_000, 0, 600_000, 5_000)], 4326, 'mend its CRS'),
+  ],
+)
+def test_areas_that_are_none(shapes, crs, message, tmp_path):
+  geopandas.GeoDataFrame(geometry=shapes, crs=crs).to_file(tmp_path / 'a.gpkg')
+  with pytest.raises(ValueError, match=message):
+    area.read_polygons(tmp_path / 'a.gpkg')
+
+
+def test_areas_that_are_no_vector_file(tmp_path):
+  (tmp_path / 'a.gpkg').write_text('no vectors')
+  with pytest.raises(ValueError, match='cannot be read as a vector file'):
+    area.read_polygons(tmp_path / 'a.gpkg')
+  with pytest.raises(ValueError, match='is not there'):
+    area.read_polygons(tmp_path / 'b.gpkg')
+
+
+DAY = datetime.timedelta(days=1)
+SQUARE = shapely.box(0, 0, 4, 1)
+
+
+def choose(*found, near=NOON, days=15, outline=SQUARE, **options):
+  """Ids and shares of the scenes chosen of `found`, each (id, footprint, days after noon, cloud share, orbit)."""
   source = ArraySource(make_grid(64, 64))
-  source.scenes = {s.id: s for s in scenes}
-  return source
+  source.scenes = {
+    name: base.Scene(name, 'sentinel2', footprint, NOON + after * DAY, '', orbit, {'cloud_share': cloud})
+    for name, footprint, after, cloud, orbit in found
+  }
+  source.scenes['radar'] = base.Scene('radar', 'sentinel1', SQUARE, NOON)
+  chosen = scenes.choose(source, 'sentinel2', outline, NOON - days * DAY, NOON + days * DAY, near=near, **options)
+  return [(c.scene.id, round(c.share, 2)) for c in chosen]
 
 
 def test_the_scene_that_shows_most_then_the_nearest_in_time():
-  grid = make_grid(64, 64)
-  whole, half = shapely.box(0, 40, 20, 60), None
-  west, south, east, north = shapely.bounds(grid.outline_lonlat())
-  half = shapely.box(west - 1, south - 1, (west + east) / 2, north + 1)
-  day = datetime.timedelta(days=1)
-  source = scenes_source(
-    base.Scene('half', 'sentinel2', half, NOON),
-    base.Scene('late', 'sentinel2', whole, NOON + 3 * day),
-    base.Scene('early', 'sentinel2', whole, NOON - 2 * day, metadata={'cloud_share': 0.9}),
-    base.Scene('radar', 'sentinel1', whole, NOON),
-  )
-  assert inputs.nearest_scene(source, 'sentinel2', grid, NOON)[0].id == 'early'
-  scene, share = inputs.nearest_scene(source, 'sentinel2', grid, NOON, max_cloud=0.5)
-  assert (scene.id, share) == ('late', 1.0)
-  scene, share = inputs.nearest_scene(source, 'sentinel2', grid, NOON, search_days=1)
-  assert (scene.id, round(share, 1)) == ('half', 0.5)
-  with pytest.raises(ValueError, match='No sentinel2 scene of the area within 1 days of 2020-07-01'):
-    inputs.nearest_scene(source, 'sentinel2', grid, NOON + 30 * day, search_days=1)
+  half = shapely.box(0, 0, 2, 1)
+  found = [('half', half, 0, 0, 1), ('late', SQUARE, 3, 0, 2), ('early', SQUARE, -2, 0.9, 3)]
+  assert choose(*found) == [('early', 1.0)]
+  assert choose(*found, max_cloud=0.5) == [('late', 1.0)]
+  assert choose(*found, days=1) == [('half', 0.5)]
+  # Without a day that is wanted the clearest.
+  assert choose(*found, near=None) == [('late', 1.0)]
+  with pytest.raises(ValueError, match=r'from 2020-05-29 to 2020-06-04 \(1 have more cloud than --max_cloud=0.5\)'):
+    choose(found[2], max_cloud=0.5, days=3)
 
 
-def test_a_scene_by_name():
-  scenes = list(ArraySource(make_grid(64, 64)).scenes.values())
-  assert inputs.named_scene(scenes, 'sentinel1_a', '--s1_scene').id == 'sentinel1_a'
+def test_neighbouring_tiles_of_a_pass_are_one_mosaic_and_others_fill_it():
+  tiles = [('b', shapely.box(1.9, 0, 3, 1), 0.0005, 0.2, 8), ('a', shapely.box(0, 0, 2, 1), 0, 0.2, 8)]
+  other = ('other', shapely.box(2.5, 0, 4, 1), -5, 0, 51)
+  again = ('again', shapely.box(0, 0, 3, 1), 10, 0.2, 8)
+  # 'again' shows as much, later; 'b' adds what 'a' does not show, 'other' the rest.
+  assert choose(*tiles, other, again) == [('a', 0.5), ('b', 0.25), ('other', 0.25)]
+  # Cloud in the way: the clear pass first.
+  cloudy = [(*t[:3], 0.9, 8) for t in tiles]
+  assert choose(*cloudy, other, near=None) == [('other', 0.38), ('a', 0.5), ('b', 0.12)]
+
+
+def test_scenes_by_name():
+  found = list(ArraySource(make_grid(64, 64)).scenes.values())
+  assert [s.id for s in scenes.named(found, ['sentinel1_a', 'sentinel2_a'], '--s1_scene')] == [
+    'sentinel1_a',
+    'sentinel2_a',
+  ]
   with pytest.raises(ValueError, match='2 scenes to choose from; name one with --s2_scene'):
-    inputs.named_scene(scenes, '', '--s2_scene')
+    scenes.named(found, [], '--s2_scene')
   with pytest.raises(ValueError, match="--s2_scene='x' is not among the scenes: sentinel2_a, sentinel1_a"):
-    inputs.named_scene(scenes, 'x', '--s2_scene')
+    scenes.named(found, ['x'], '--s2_scene')

@@ -110,7 +110,7 @@ def test_one_sensor_alone_is_refused(scene_files, tmp_path):
       r'S2_20200601 does not touch the area: it lies.*--bounds',
     ),
     ({'s2_unit': ''}, 'State s2_unit='),
-    ({'s1_scene': 'S1_elsewhere'}, "'S1_elsewhere' is not among the scenes: S1_20200602"),
+    ({'s1_scene': ['S1_elsewhere']}, "'S1_elsewhere' is not among the scenes: S1_20200602"),
   ],
 )
 def test_scenes_that_do_not_fit(scene_files, tmp_path, values, message):

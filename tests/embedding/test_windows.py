@@ -3,30 +3,52 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepsentinel.embedding.windows import plan
+from deepsentinel.embedding.windows import plan, plan_patches
 
 
 def test_a_convolutional_encoder_by_hand():
   # ResNet18 looks 109 px beyond a cell: 7 cells of margin; four margins inside, no more than the area's 40 cells.
   layout = plan(1000, 630, stride=16, reach_px=109, crop_px=128)
-  assert (layout.rows, layout.cols, layout.margin, layout.kept, layout.window) == (63, 40, 7, 28, 42)
+  assert (layout.rows, layout.cols, layout.lead, layout.step, layout.window) == (63, 40, 7, 28, 42)
   assert (layout.strips, layout.tiles_a_strip, layout.batch) == (3, 2, 2 - 1)
   assert layout.strip_rows(2) == (56, 63)
   assert layout.read_origin_px(1, 0) == ((28 - 7) * 16, -7 * 16)
   assert plan(100, 100, stride=16, reach_px=109, crop_px=128).window == 7 + 7 + 7
 
 
-def test_an_encoder_with_attention_by_hand():
-  # The training crop, half of it overlapping: 8 cells, 2 dropped on each side, 4 kept; 8 x 8 windows a tile.
+def test_attention_in_windows_by_hand():
+  # The convolutions' 109 px and two windows of 7 cells, in steps of 4: 21 cells are not enough, 24 are on the lattice.
+  layout = plan(10_980, 10_980, stride=16, reach_px=109 + 2 * 112, crop_px=112, lattice_px=64)
+  assert (layout.lead, layout.step, layout.window) == (24, 64, 112)
+  assert layout.read_origin_px(0, 1) == (-24 * 16, 40 * 16)
+  assert plan(500, 100, stride=16, reach_px=333, crop_px=112, lattice_px=64).step == 32
+
+
+def test_an_encoder_that_looks_anywhere_by_hand():
+  # The training crop, half of it overlapping: 8 cells, 4 apart; 8 steps a tile, for which 9 windows are needed.
   layout = plan(1000, 1000, stride=16, reach_px=None, crop_px=128)
-  assert (layout.window, layout.margin, layout.kept, layout.per_side, layout.tile) == (8, 2, 4, 8, 32)
+  assert (layout.window, layout.step, layout.lead, layout.per_side, layout.tile) == (8, 4, 4, 9, 32)
   assert layout.batch == 64
-  assert layout.read_px == (32 + 4) * 16
-  assert plan(1000, 1000, stride=16, reach_px=None, crop_px=112).kept == 3
-  assert plan(1000, 1000, stride=16, reach_px=None, crop_px=16).kept == 1
-  # Attention has no fixed length: a window may be asked for.
+  assert layout.read_px == (4 + 32 + 4) * 16
+  assert plan(1000, 1000, stride=16, reach_px=None, crop_px=112).step == 4
+  assert plan(1000, 1000, stride=16, reach_px=None, crop_px=16).step == 1
+  # It has no fixed length: a window may be asked for.
   asked = plan(360, 240, stride=16, reach_px=None, crop_px=112, window_px=128)
-  assert (asked.rows, asked.cols, asked.window, asked.margin, asked.kept) == (23, 15, 8, 2, 4)
+  assert (asked.rows, asked.cols, asked.window, asked.step) == (23, 15, 8, 4)
+
+
+def test_blended_windows_by_hand():
+  # Windows of two cells, one apart, each cell in four: one of ones among zeros leaves a quarter in its own.
+  layout = plan(48, 48, stride=16, reach_px=None, crop_px=32)
+  values = np.zeros((layout.per_side**2, 2, 2))
+  values[layout.per_side * 1 + 1] = 1
+  np.testing.assert_allclose(layout.join(values), [[0.25, 0.25, 0], [0.25, 0.25, 0], [0, 0, 0]])
+
+
+def test_patches_by_hand():
+  layout = plan_patches(1000, 600, stride=16, crop_px=120)
+  assert (layout.stride, layout.rows, layout.cols, layout.tile, layout.read_px) == (112, 9, 6, 4, 448)
+  assert layout.cut(np.zeros((448, 448, 1))).shape == (16, 112, 112, 1)
 
 
 def test_windows_that_a_model_cannot_use_are_refused():
@@ -52,6 +74,7 @@ def test_every_cell_is_kept_once_and_in_its_place(height, width, reach, crop):
       rows, cols = np.mgrid[row : row + layout.read_px, col : col + layout.read_px]
       centres = layout.join(layout.cut(np.stack([rows, cols], -1))[:, ::16, ::16])[: after - first, : end - begin]
       expected = np.mgrid[first:after, begin:end] * 16
-      np.testing.assert_array_equal(centres, np.moveaxis(expected, 0, -1))
+      # Blended windows say the same of a place, but for rounding.
+      np.testing.assert_allclose(centres, np.moveaxis(expected, 0, -1), atol=0.01)
       seen[first:after, begin:end] += 1
   assert (seen == 1).all()

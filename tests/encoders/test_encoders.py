@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from deepsentinel import registry
 from deepsentinel.decoders import HEADER_REACH_PX, DeconvolutionHeader
+from deepsentinel.encoders import attention
 from deepsentinel.encoders.base import EncoderOutput
 
 WIDTH, PX, CHANNELS = 8, 32, 14
@@ -169,11 +171,40 @@ def test_attention_starts_as_twice_its_input():
     np.testing.assert_array_equal(inner[total]['__call__'][0], 2 * stage)
 
 
-def test_attention_says_what_it_needs():
-  from deepsentinel.encoders.attention import SelfAttention
+@pytest.mark.parametrize(('window', 'step'), [(4, 2), (7, 4), (20, 10)])
+def test_attention_in_windows_by_loops(window, step):
+  """Each window by itself, in NumPy, weighted by Hann's window at the middles of its cells."""
+  rng = np.random.default_rng(0)
+  query, key, value = (rng.normal(size=(2, 11, 9, c)).astype(np.float32) for c in (2, 2, 3))
+  side = max(11, 9) + 2 * window
+  weight = np.outer(*[np.hanning(2 * window + 1)[1::2]] * 2)[..., None]
+  total, weights = np.zeros((2, side, side, 3)), np.zeros((side, side, 1))
+  q, k, v = (np.pad(x, ((0, 0), (0, side - 11), (0, side - 9), (0, 0))) for x in (query, key, value))
+  for row in range(0, max(11 - window, 0) + step, step):
+    for col in range(0, max(9 - window, 0) + step, step):
+      if (row and row - step + window >= 11) or (col and col - step + window >= 9):
+        continue  # the one before it reaches the edge
+      at = np.s_[:, row : row + window, col : col + window]
+      flat = [x[at].reshape(2, window**2, -1) for x in (q, k, v)]
+      energy = scipy.special.softmax(flat[0] @ flat[1].swapaxes(1, 2), -1)
+      total[at] += weight * (energy @ flat[2]).reshape(2, window, window, 3)
+      weights[at[1:]] += weight
+  ours = np.asarray(jax.jit(attention.in_windows, static_argnums=(3, 4))(query, key, value, window, step))
+  np.testing.assert_allclose(ours, (total / np.maximum(weights, 1e-9))[:, :11, :9], rtol=1e-3, atol=1e-5)
 
+
+def test_attention_in_one_window_is_plain_attention():
+  block = attention.SelfAttention()
+  x = noise(1, 6)[..., :8]
+  variables = jax.jit(block.init)(jax.random.key(0), x)
+  variables['params']['Gate']['scale'] = jnp.ones(())
+  local, whole = (jax.jit(b.apply)(variables, x) for b in (attention.SelfAttention(window=6, step=3), block))
+  np.testing.assert_allclose(local, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_says_what_it_needs():
   with pytest.raises(ValueError, match='8 channels or more'):
-    SelfAttention().init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))
+    attention.SelfAttention().init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))
 
 
 @pytest.mark.parametrize(('features', 'widths'), [(512, [256, 128, 64, 32]), (64, [32, 16, 8, 8]), (8, [8, 8, 8, 8])])
