@@ -52,6 +52,7 @@ SAYS = {
   'deepsentinel.describe': '11,621,570',
   'deepsentinel.embed': 'embedding.tif',
   'deepsentinel.report': 'open it in a browser',
+  'deepsentinel.export': 'weights: sha256:',
   'publish': 'files were read back',
   'launch/grid.py': '3 finished, 0 failed',  # two that choose, and the run
   'tfds': 'dataset_size',
@@ -136,6 +137,7 @@ def test_quickstart_leaves_everything(quickstart):
     'Run a grid of experiments',
     'See the architecture',
     'Embed an area',
+    'Share a checkpoint',
     'Write a report',
   ],
 )
