@@ -11,11 +11,13 @@ import shlex
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
 
+from launch import notebooks
 from tests.commands import QUICK_XLA
 from tests.sources import loopback
 
@@ -52,7 +54,7 @@ SAYS = {
   'deepsentinel.describe': '11,621,570',
   'deepsentinel.embed': 'embedding.tif',
   'deepsentinel.report': 'open it in a browser',
-  'deepsentinel.export': 'weights: sha256:',
+  'deepsentinel.export': 'weights: #sha256=',
   'publish': 'files were read back',
   'launch/grid.py': '3 finished, 0 failed',  # two that choose, and the run
   'tfds': 'dataset_size',
@@ -63,6 +65,11 @@ ELSEWHERE = {'make test', 'DEEPSENTINEL_DATA=DIR make real-data'}
 SLURM = 'Use a cluster with Slurm'
 # Lines with a placeholder, each run by a test of its own.
 PLACEHOLDERS = ('--s1=S1.tif', 'WORLDCOVER_TILES', 'gs://BUCKET')
+
+# Pictures that each notebook shows.
+NOTEBOOKS = {
+  'embed_with_a_checkpoint': 2, 'explore_a_corpus': 5, 'fine_tune_on_your_labels': 2,
+}  # fmt: skip
 
 
 def commands() -> list[str]:
@@ -212,6 +219,31 @@ def test_records_at_a_url(quickstart):
     said = run([*command, *SMALL['deepsentinel.main']], quickstart)
     assert SAYS['deepsentinel.main'] in said
     assert server.seen['GET'] > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_notebook(quickstart, name):
+  """At a tiny size, on what the quickstart left where it can be used."""
+  environment = {
+    'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(quickstart), 'PYTHONPATH': str(ROOT),
+    'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '',
+  }  # fmt: skip
+  notebook = notebooks.execute(ROOT / 'notebooks' / f'{name}.ipynb', environment)
+  assert len(notebooks.pictures(notebook)) == NOTEBOOKS[name]
+  assert 'SyntheticEarth' in notebooks.said(notebook)
+
+
+def test_notebooks_are_stored_with_what_they_show():
+  stored = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+  assert [path.stem for path in stored] == sorted(NOTEBOOKS)
+  for path in stored:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size <= notebooks.MOST_BYTES, path
+    assert len(notebooks.pictures(notebook)) == NOTEBOOKS[path.stem], path
+    assert 'Traceback' not in notebooks.said(notebook)
+    assert not re.search(r'(?<![\w.])/(?:home|root|tmp|work)/', path.read_text()), f'{path} names a folder of a machine'
 
 
 def test_every_command_is_run():

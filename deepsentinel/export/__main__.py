@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
   for note in done.notes:
     print(note)
   print(f'{done.folder}: {", ".join(done.files)}')
-  print(f'weights: sha256:{done.sha256}')
+  print(f'weights: #sha256={done.sha256}')
 
 
 if __name__ == '__main__':

@@ -43,7 +43,7 @@ def shared(run, tmp_path_factory) -> pathlib.Path:
   assert finished.code == 0, finished.err
   assert 'SyntheticEarth' in finished.out
   digest = hashlib.sha256((out / 'model.safetensors').read_bytes()).hexdigest()
-  assert f'weights: sha256:{digest}' in finished.out
+  assert f'weights: #sha256={digest}' in finished.out
   return out
 
 
