@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'notebooks'
 MOST_BYTES = 300_000
-_WIDEST_PX = 800
+_WIDEST_PX = 720
 _MOST_PNG_BYTES = 30_000
 _PNG, _JPEG = 'image/png', 'image/jpeg'
 _CELL_S = 3600
@@ -74,14 +74,14 @@ def shrink(notebook: nbformat.NotebookNode) -> None:
 
 
 def smaller(png: bytes) -> tuple[str, bytes]:
-  """(MIME type, file) of a picture of at most 800 pixels' width: a large PNG (photographs, speckle) becomes a JPEG."""
+  """(MIME type, file) of a picture of at most 720 pixels' width: a large PNG (photographs, speckle) becomes a JPEG."""
   from PIL import Image
 
   image = Image.open(io.BytesIO(png)).convert('RGB')
   if image.width > _WIDEST_PX:
     image = image.resize((_WIDEST_PX, round(image.height * _WIDEST_PX / image.width)), Image.Resampling.LANCZOS)
   files = {}
-  for kind, options in ((_PNG, {'optimize': True}), (_JPEG, {'quality': 75})):
+  for kind, options in ((_PNG, {'optimize': True}), (_JPEG, {'quality': 72})):
     file = io.BytesIO()
     image.save(file, kind.partition('/')[2], **options)
     files[kind] = file.getvalue()

@@ -111,7 +111,10 @@ def test_there_is_no_cycle():
   [
     (('sources', 'corpus', 'data', *sorted(FOUNDATION)), JAX | TENSORFLOW | {'torch'}),
     (('encoders', 'decoders', 'objectives'), FILES | TENSORFLOW | {'torch'}),
-    (('train', 'evaluation', 'embedding', 'report', 'experiment', 'main', 'describe', 'embed'), TENSORFLOW | {'torch'}),
+    (
+      ('train', 'evaluation', 'embedding', 'report', 'experiment', 'main', 'describe', 'embed', 'search', 'detect'),
+      TENSORFLOW | {'torch'},
+    ),
   ],
   ids=['no model library', 'no files', 'no TensorFlow'],
 )

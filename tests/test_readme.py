@@ -40,6 +40,8 @@ SMALL = {
     '--config.finetune.duration.steps=4',
   ],
   'deepsentinel.embed': ['--bounds=12.20,52.30,12.22,52.31'],
+  'deepsentinel.search': ['--point=12.207,52.304', '--k=3'],
+  'deepsentinel.detect': ['--positive=12.207,52.304', '--negative=12.214,52.307'],
 }
 SMALL['launch/grid.py'] = [
   '--configs=configs/none_resnet18.py', '--seeds=0', '--fractions=1',
@@ -53,6 +55,8 @@ SAYS = {
   'deepsentinel.main': 'report.html',
   'deepsentinel.describe': '11,621,570',
   'deepsentinel.embed': 'embedding.tif',
+  'deepsentinel.search': 'SyntheticEarth: these pixels are computed',
+  'deepsentinel.detect': 'neither a score nor an uncertainty can be known',
   'deepsentinel.report': 'open it in a browser',
   'deepsentinel.export': 'weights: #sha256=',
   'publish': 'files were read back',
@@ -68,7 +72,7 @@ PLACEHOLDERS = ('--s1=S1.tif', 'WORLDCOVER_TILES', 'gs://BUCKET')
 
 # Pictures that each notebook shows.
 NOTEBOOKS = {
-  'embed_with_a_checkpoint': 2, 'explore_a_corpus': 5, 'fine_tune_on_your_labels': 2,
+  'embed_with_a_checkpoint': 2, 'explore_a_corpus': 5, 'find_similar_places': 3, 'fine_tune_on_your_labels': 2,
 }  # fmt: skip
 
 
@@ -145,6 +149,8 @@ def test_quickstart_leaves_everything(quickstart):
     'See the architecture',
     'Embed an area',
     'Share a checkpoint',
+    'Find similar places',
+    'Detect from a few examples',
     'Write a report',
   ],
 )

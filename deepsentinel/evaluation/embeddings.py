@@ -14,15 +14,23 @@ from deepsentinel.train.trained import Trained
 
 
 def patch_embeddings(
-  trained: Trained, records: RecordSet, *, batch_size: int = 32, progress: bool = True
+  trained: Trained,
+  records: RecordSet,
+  *,
+  index: np.ndarray | None = None,
+  batch_size: int = 32,
+  progress: bool = True,
 ) -> np.ndarray:
   """The mean embedding of the fixed crops that cover each patch.
 
   Args:
     trained: from `train.checkpoint.load_trained`.
     records: whose sensor contract the checkpoint accepts.
+    index: int [N], numbers of the records that are wanted, each once; None: all.
+    batch_size: crops in the encoder at once.
+    progress: shows a bar.
   Returns:
-    float32 [N, E], row i of record i.
+    float32 [N, E], in the order of `index`.
   Raises:
     ValueError: the checkpoint was not trained for these bands (`SensorSpec.require`).
   """
@@ -40,18 +48,21 @@ def patch_embeddings(
     )
   )
   crop_px = min(trained.crop_px, records.patch_px)
-  total = len(records) * batches.crops_per_patch(records.patch_px, crop_px)
+  wanted = np.arange(len(records)) if index is None else np.asarray(index)
+  total = len(wanted) * batches.crops_per_patch(records.patch_px, crop_px)
   rows: dict[int, list[np.ndarray]] = {}
   fields = [f for f in ('s2', 's1') if f in records.fields]
   with tqdm.tqdm(total=total, desc='Embedding', unit=' crops', disable=not progress) as bar:
-    for batch in batches.evaluation_batches(records, batch_size=batch_size, crop_px=crop_px, fields=fields):
+    for batch in batches.evaluation_batches(
+      records, batch_size=batch_size, crop_px=crop_px, index=index, fields=fields
+    ):
       prepared = prepare({f: batch[f] for f in fields}, 0)
       output = trained.encode(prepared['images'][:, 0], prepared['present'][:, 0])
       embedding = np.asarray(output.embedding, np.float64)[batch['mask']]
       for number, vector in zip(batch['index'][batch['mask'], 0], embedding, strict=True):
         rows.setdefault(int(number), []).append(vector)
       bar.update(len(embedding))
-  return np.stack([np.mean(rows[i], axis=0) for i in range(len(records))]).astype(np.float32)
+  return np.stack([np.mean(rows[i], axis=0) for i in wanted.tolist()]).astype(np.float32)
 
 
 def band_features(*sets: RecordSet, bands: tuple[str, ...] = (), crop_px: int = 0) -> np.ndarray:
