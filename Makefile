@@ -5,7 +5,7 @@ BIN := .venv/bin
 OUT := quickstart
 SIZE := full
 
-.PHONY: help install quickstart real-data test lint format bench peers clean
+.PHONY: help install quickstart real-data notebooks test lint format bench peers clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -29,6 +29,9 @@ quickstart: .venv/installed ## the main job end to end on SyntheticEarth: corpus
 
 real-data: .venv/installed ## the main job on the real samples in DEEPSENTINEL_DATA
 	PATH="$$PWD/$(BIN):$$PATH" bash launch/real_data.sh runs/real_data
+
+notebooks: .venv/installed-test ## run the notebooks and store what they show
+	$(BIN)/python launch/notebooks.py
 
 test: .venv/installed-test lint ## everything CI checks
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

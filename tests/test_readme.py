@@ -11,11 +11,13 @@ import shlex
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
 
+from launch import notebooks
 from tests import commands
 from tests.commands import QUICK_XLA
 from tests.sources import loopback
@@ -60,6 +62,7 @@ SAYS = {
   'deepsentinel.search': 'SyntheticEarth: these pixels are computed',
   'deepsentinel.detect': 'neither a score nor an uncertainty can be known',
   'deepsentinel.report': 'open it in a browser',
+  'deepsentinel.export': 'weights: #sha256=',
   'publish': 'files were read back',
   'launch/grid.py': '3 finished, 0 failed',  # two that choose, and the run
   'tfds': 'dataset_size',
@@ -70,6 +73,11 @@ ELSEWHERE = {'make test', 'DEEPSENTINEL_DATA=DIR make real-data'}
 SLURM = 'Use a cluster with Slurm'
 # Lines with a placeholder, each run by a test of its own; that of a catalogue by tests/embedding/test_catalogue.py.
 PLACEHOLDERS = ('--s1=S1.tif', '--area=CATCHMENT.gpkg', 'WORLDCOVER_TILES', 'gs://BUCKET')
+
+# Pictures that each notebook shows.
+NOTEBOOKS = {
+  'embed_with_a_checkpoint': 2, 'explore_a_corpus': 5, 'find_similar_places': 3, 'fine_tune_on_your_labels': 2,
+}  # fmt: skip
 
 
 def all_commands() -> list[str]:
@@ -150,6 +158,7 @@ def test_quickstart_leaves_everything(quickstart):
     'Run a grid of experiments',
     'See the architecture',
     'Embed an area',
+    'Share a checkpoint',
     'Find similar places',
     'Detect from a few examples',
     'Write a report',
@@ -226,6 +235,31 @@ def test_records_at_a_url(quickstart):
     said = run([*command, *SMALL['deepsentinel.main']], quickstart)
     assert SAYS['deepsentinel.main'] in said
     assert server.seen['GET'] > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_notebook(quickstart, name):
+  """At a tiny size, on what the quickstart left where it can be used."""
+  environment = {
+    'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(quickstart), 'PYTHONPATH': str(ROOT),
+    'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '',
+  }  # fmt: skip
+  notebook = notebooks.execute(ROOT / 'notebooks' / f'{name}.ipynb', environment)
+  assert len(notebooks.pictures(notebook)) == NOTEBOOKS[name]
+  assert 'SyntheticEarth' in notebooks.said(notebook)
+
+
+def test_notebooks_are_stored_with_what_they_show():
+  stored = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+  assert [path.stem for path in stored] == sorted(NOTEBOOKS)
+  for path in stored:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size <= notebooks.MOST_BYTES, path
+    assert len(notebooks.pictures(notebook)) == NOTEBOOKS[path.stem], path
+    assert 'Traceback' not in notebooks.said(notebook)
+    assert not re.search(r'(?<![\w.])/(?:home|root|tmp|work)/', path.read_text()), f'{path} names a folder of a machine'
 
 
 def test_every_command_is_run():

@@ -8,7 +8,6 @@ progress find one that was damaged later.
 
 import copy
 import dataclasses
-import hashlib
 import logging
 import pathlib
 from typing import Any
@@ -19,7 +18,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from deepsentinel import sensors
-from deepsentinel.train import models, state, trained
+from deepsentinel.train import exported, models, state, trained
+from deepsentinel.train.exported import digest
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +28,6 @@ DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError, Attr
 
 
 _MEND = 'Run the command that trained it again: it goes back to the last whole checkpoint and trains on from there.'
-
-
-def digest(tree: Any) -> str:
-  """SHA-256 over keys, shapes, types and values of a tree of arrays."""
-  sha = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    array = np.ascontiguousarray(leaf)
-    sha.update(f'{jax.tree_util.keystr(path)} {array.shape} {array.dtype}'.encode())
-    sha.update(array.tobytes())
-  return sha.hexdigest()
 
 
 @dataclasses.dataclass
@@ -235,16 +225,23 @@ def _stage_directory(path: pathlib.Path, stage: str | None) -> pathlib.Path:
 
 
 def load_trained(path: str | pathlib.Path, stage: str | None = None) -> trained.Trained:
-  """The model of a run: the best checkpoint of fine-tuning, or the last of pretraining.
+  """The model of a run: the best checkpoint of fine-tuning, or the last of pretraining; or the one that was exported.
 
   Args:
-    path: a run's directory, or the directory of one of its stages.
+    path: a run's directory, the directory of one of its stages, or what `python -m deepsentinel.export` made of it: a
+      folder, or its URL. '#sha256=HEX' (or '@sha256:HEX') behind either of the latter pins the weights.
     stage: 'pretrain' or 'finetune'; None takes the fine-tuned model where there is one.
   Raises:
-    ValueError: no checkpoint there (names the command that trains one), a damaged one, or one whose arrays are not
-      those of its configuration (lists the keys of both).
+    ValueError: no checkpoint there (names the command that trains one), a damaged one, one that is not what was
+      exported or pinned, or one whose arrays are not those of its configuration (lists the keys of both).
   """
-  directory = _stage_directory(pathlib.Path(path).expanduser().resolve(), stage)
+  name, pin = exported.split_pin(path)
+  here = exported.local_folder(name, pin)
+  if exported.is_exported(here):
+    return exported.load(here, stage, pin)
+  directory = _stage_directory(here, stage)
+  if pin:
+    raise ValueError(f'{here} is a run: only an exported checkpoint is pinned. Leave out the SHA-256, or export it.')
   folder = directory / 'checkpoints'
   with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
     steps = sorted(manager.all_steps())
@@ -263,25 +260,11 @@ def load_trained(path: str | pathlib.Path, stage: str | None = None) -> trained.
   if damaged:
     raise ValueError(f'Checkpoint {step} in {folder} is damaged (its numbers are not those that were written). {_MEND}')
   about = restored['about']
-  spec = sensors.SensorSpec.from_dict(about['spec'])
-  module = models.build(about['config'], about['stage'])
-  shapes = state.variable_shapes(module, models.example_inputs(module, len(spec.bands)))
-  state.require_same(
+  return exported.assemble(
+    about,
     variables,
-    shapes,
     what=f'The {about["stage"]} checkpoint in {folder}',
-    hint='It was written by another version of this encoder or objective; use that version (experiment.json names it).',
-  )
-  return trained.Trained(
-    stage=about['stage'],
-    config=about['config'],
-    spec=spec,
-    statistics=about['statistics'],
-    subsets=about['subsets'],
-    module=module,
-    variables=variables,
     step=step,
     sha256=restored['progress']['sha256'],
-    synthetic=about['synthetic'],
     directory=folder / str(step),
   )
