@@ -43,6 +43,7 @@ SMALL = {
   ],
   'deepsentinel.embed': ['--bounds=12.20,52.30,12.22,52.31'],
   'deepsentinel.evaluate': ['--noforest'],
+  'clouds': ['--shares=0,1', '--patches=4'],
   'deepsentinel.search': ['--point=12.207,52.304', '--k=3'],
   'deepsentinel.detect': ['--positive=12.207,52.304', '--negative=12.214,52.307'],
 }
@@ -64,6 +65,7 @@ SAYS = {
   'deepsentinel.report': 'open it in a browser',
   'deepsentinel.export': 'weights: #sha256=',
   'publish': 'files were read back',
+  'clouds': 'robustness.png',
   'launch/grid.py': '3 finished, 0 failed',  # two that choose, and the run
   'tfds': 'dataset_size',
 }
@@ -96,8 +98,8 @@ def typed(section: str) -> list[str]:
 
 
 def program(command: list[str]) -> str:
-  if 'publish' in command:
-    return 'publish'
+  if word := next((word for word in ('publish', 'clouds') if word in command), ''):
+    return word
   return command[1 + (command[1] == '-m')] if command[0] == 'python' else command[0]
 
 
@@ -154,6 +156,7 @@ def test_quickstart_leaves_everything(quickstart):
     'Package it as TFRecords',
     'Pretrain, fine-tune, test',
     'See what an encoder has learned',
+    'Measure it under cloud',
     'Find coal mines',
     'Run a grid of experiments',
     'See the architecture',
