@@ -146,7 +146,7 @@ def checks(measured: Measured, block: np.ndarray, train_counts: np.ndarray, shar
     {'claim', 'holds': True, False, or None where the interval over places leaves it open, 'found': a sentence} each.
   """
   whole = measured.confusion.sum(4)  # [P, M, S, V, K, K]
-  s1, s2, fused = (whole[:, :, :, VIEWS.index(view)] for view in ('s1', 's2', 'fused'))
+  s1, s2 = (whole[:, :, :, VIEWS.index(view)] for view in ('s1', 's2'))
   swing = float(np.ptp([_mean_quality(s1[:, :, s]) for s in range(len(shares))]))
   found = [
     {
@@ -165,19 +165,20 @@ def checks(measured: Measured, block: np.ndarray, train_counts: np.ndarray, shar
         'found': f'Sentinel-2 alone minus the majority class: {gain}',
       }
     )
-  for s, share in enumerate(shares):
-    name, better = max(
-      (('Sentinel-1', s1[:, :, s]), ('Sentinel-2', s2[:, :, s])), key=lambda single: _mean_quality(single[1])
-    )
-    gain = _Gain(measured.id, block, fused[:, :, s], better)
-    undecided = gain.interval is None or gain.interval.high >= 0
-    found.append(
-      {
-        'claim': f'at cloud share {share:g} both are at least as good as either alone',
-        'holds': True if gain.mean >= 0 else None if undecided else False,
-        'found': f'both minus {name} alone, the better of the two: {gain}',
-      }
-    )
+  for optical, fused, told in (('s2', 'fused', ''), ('s2_told', 'fused_told', ', cloud masked,')):
+    both = whole[:, :, :, VIEWS.index(fused)]
+    single = {'Sentinel-1': s1, 'Sentinel-2': whole[:, :, :, VIEWS.index(optical)]}
+    for s, share in enumerate(shares):
+      _, name = max((_mean_quality(one[:, :, s]), name) for name, one in single.items())
+      gain = _Gain(measured.id, block, both[:, :, s], single[name][:, :, s])
+      undecided = gain.interval is None or gain.interval.high >= 0
+      found.append(
+        {
+          'claim': f'at cloud share {share:g}{told} both are at least as good as either alone',
+          'holds': True if gain.mean >= 0 else None if undecided else False,
+          'found': f'both minus {name} alone, the better of the two: {gain}',
+        }
+      )
   return found
 
 
