@@ -41,7 +41,9 @@ def execute(
   client = nbclient.NotebookClient(
     notebook, timeout=_CELL_S, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}
   )
-  with client.setup_kernel(env={**os.environ, **(environment or {})}):
+  # A process without a display names another backend than that which shows pictures in a notebook.
+  own = {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'}
+  with client.setup_kernel(env={**own, **(environment or {})}):
     for number, cell in enumerate(tqdm(notebook.cells, desc=path.name, unit='cell', disable=not progress)):
       client.execute_cell(cell, number)
   return notebook

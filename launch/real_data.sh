@@ -15,10 +15,12 @@ if [ -e "$out/finished" ]; then
   echo "$out is finished: $results (remove $out/finished to check every step again)"
   exit
 fi
+window=(--window_px=128)
 main_flags=(--config=configs/bigearthnet.py --config.data.data_dir="$data")
 if [ "$size" = tiny ]; then
-  main_flags+=(--config.encoder.name=resnet10 --config.encoder.width=8 --config.pretrain.batch_size=4 --config.pretrain.duration.steps=4
-    --config.finetune.duration.steps=4)
+  main_flags+=(--config.encoder.name=resnet10 --config.encoder.width=8 --config.pretrain.batch_size=4
+    --config.pretrain.duration.steps=4 --config.finetune.duration.steps=4)
+  window=()  # attention alone needs one
 fi
 
 # 24 pairs of 120 px with class lists; one of them has CORINE pixels.
@@ -35,7 +37,7 @@ s1="$out/mosaic/S1B_IW_GRDH_1SDV_20170612T165809_33UUP.tif"
 mkdir -p "$out/mosaic"
 rio merge --overwrite "$out"/corpora/bigearthnet/patches/*_T33UUP_{37,38}_{88,89,90}/s2.tif "$s2"
 rio merge --overwrite "$out"/corpora/bigearthnet/patches/*_T33UUP_{37,38}_{88,89,90}/s1.tif "$s1"
-python -m deepsentinel.embed --checkpoint="$run" --stage=pretrain --window_px=128 --out="$out/maps/mosaic" \
+python -m deepsentinel.embed --checkpoint="$run" --stage=pretrain "${window[@]}" --out="$out/maps/mosaic" \
   --s2="$s2" --s2_unit=reflectance_x1e4 --s1="$s1" --s1_unit=db_x100 --s1_quantity=sigma0_ellipsoid \
   --option='s2_bands=["B1","B2","B3","B4","B5","B6","B7","B8","B8A","B9","B11","B12"]' --option='s1_bands=["VV","VH"]'
 

@@ -38,7 +38,7 @@ TRAIN = (
 # Four strips of 64 px.
 EMBED = (
   'deepsentinel.embed', '--source=synthetic', '--bounds=12.200,52.300,12.208,52.323', '--date=2018-06-15',
-  '--window_px=288', '--noprogress',
+  '--window_px=192', '--noprogress',
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow
