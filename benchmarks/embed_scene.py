@@ -96,8 +96,16 @@ def _embed(paths: dict[str, pathlib.Path], out: pathlib.Path, encoder: str, widt
   grid = area.scene_grid(found[0].source, found[0].scene)
   begun = time.perf_counter()
   scene.embed(model, inputs.SceneReader(found, model.bands), grid, out, progress=False)
-  peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  said.send((time.perf_counter() - begun, peak_mb))
+  said.send((time.perf_counter() - begun, _peak_mb()))
+
+
+def _peak_mb() -> float:
+  """Of this process. What `getrusage` says counts the process that it was forked from, before it began."""
+  status = pathlib.Path('/proc/self/status')
+  if not status.exists():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  (line,) = [line for line in status.read_text().splitlines() if line.startswith('VmHWM:')]
+  return int(line.split()[1]) / 1024
 
 
 def measure(folder: pathlib.Path, height: int, width: int, encoder: str, channels: int) -> tuple[float, float]:
