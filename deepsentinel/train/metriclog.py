@@ -4,12 +4,26 @@ import csv
 import math
 import os
 import pathlib
+import sys
 import time
 from typing import Any, TextIO
 
 import numpy as np
 
 COLUMNS = ('step', 'epoch', 'split', 'name', 'value', 'seconds')
+
+
+def _import_tensorboardx() -> Any:
+  """tensorboardX, without PyTorch: where that is installed it is imported too, for two seconds and nothing of ours."""
+  hidden = 'torch' not in sys.modules
+  if hidden:
+    sys.modules['torch'] = None  # type: ignore[assignment]  # so that importing it fails
+  try:
+    import tensorboardX
+  finally:
+    if hidden:
+      del sys.modules['torch']
+  return tensorboardX
 
 
 class MetricLog:
@@ -33,8 +47,7 @@ class MetricLog:
     self._board: Any = None
     if not enabled:
       return
-    import tensorboardX  # here: it imports PyTorch wherever that is installed, two seconds
-
+    tensorboardX = _import_tensorboardx()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / 'metrics.csv'
     rows = [row for row in _whole_rows(path) if int(row[0]) <= step]
