@@ -134,13 +134,17 @@ def folders(folder: Folder) -> list[str]:
   return Store(folder).folders()
 
 
+def cache() -> pathlib.Path:
+  """The folder of this machine for what can be made or fetched again: $DEEPSENTINEL_CACHE, or ~/.cache/deepsentinel."""
+  return pathlib.Path(os.environ.get('DEEPSENTINEL_CACHE') or '~/.cache/deepsentinel').expanduser()
+
+
 def kept_in(url: str, state: Sequence[Any], kind: str = 'records') -> pathlib.Path:
   """The folder of this machine that keeps what is made of a URL's files, in the state that they are in."""
   shown = str(plain(url))
   digest = hashlib.sha256(repr((shown, list(state))).encode()).hexdigest()[:16]
   name = '-'.join(re.sub(r'[^\w.]+', '_', part) for part in shown.rstrip('/').split('/')[-3:])
-  cache = pathlib.Path(os.environ.get('DEEPSENTINEL_CACHE') or '~/.cache/deepsentinel').expanduser()
-  return cache / kind / f'{name}-{digest}'
+  return cache() / kind / f'{name}-{digest}'
 
 
 class Store:

@@ -11,12 +11,11 @@ from typing import Any
 import affine
 import numpy as np
 import rasterio
-import rasterio.shutil
 import rasterio.windows
 import shapely
 from scipy import ndimage
 
-from deepsentinel import provenance
+from deepsentinel.embedding import geotiff
 from deepsentinel.sources import base
 
 _BLOCK_CELLS = 128  # of the GeoTIFF's own tiles
@@ -224,15 +223,10 @@ def write_map(
     tags: of the file.
   """
   profile = {
-    'driver': 'GTiff', 'height': like.rows, 'width': like.cols, 'count': len(layers), 'dtype': 'float32',
+    'height': like.rows, 'width': like.cols, 'count': len(layers), 'dtype': 'float32',
     'nodata': float('nan'), 'crs': rasterio.crs.CRS.from_wkt(like.crs), 'transform': like.transform,
   }  # fmt: skip
-  with rasterio.MemoryFile() as memory, provenance.replacing(path) as partial:
-    with memory.open(**profile) as plain:
-      plain.update_tags(**tags)
-      plain.descriptions = tuple(layers)
-      plain.write(np.stack([np.asarray(v, np.float32) for v in layers.values()]))
-    with memory.open() as plain:
-      options = {'COMPRESS': 'DEFLATE', 'PREDICTOR': 'YES', 'OVERVIEW_RESAMPLING': 'AVERAGE'}
-      rasterio.shutil.copy(plain, str(partial), driver='COG', **options)
+  values = np.stack([np.asarray(v, np.float32) for v in layers.values()], -1)
+  options = {'COMPRESS': 'DEFLATE', 'PREDICTOR': 'YES', 'OVERVIEW_RESAMPLING': 'AVERAGE'}
+  geotiff.write(path, [(0, values)], profile, tags=tags, names=tuple(layers), options=options)
   return path

@@ -33,7 +33,7 @@ def bound_cache() -> None:
   os.environ.setdefault('GDAL_CACHEMAX', '128')
 
 
-def _write(
+def write(
   path: pathlib.Path,
   parts: Sequence[tuple[int, np.ndarray]],
   profile: Mapping[str, Any],
@@ -44,7 +44,16 @@ def _write(
   palette: Mapping[int, tuple[int, int, int]] | None = None,
   scales: Sequence[float] = (),
 ) -> None:
-  """Row by row into a plain file, from there into the Cloud-Optimized one, which gets its name when it is whole."""
+  """Row by row into a plain file, from there into the Cloud-Optimized one, which gets its name when it is whole.
+
+  Args:
+    path: of the file.
+    parts: (first row, values [rows, W, bands]) of each.
+    profile: rasterio's, without driver and interleave.
+    tags: of the file. names: of its bands.
+    options: of the COG driver.
+    palette: of a single band. scales: of each band.
+  """
   plain, partial = path.with_name(path.name + '.plain'), path.with_name(path.name + '.partial')
   with rasterio.open(plain, 'w', driver='GTiff', BIGTIFF='IF_SAFER', interleave='pixel', **profile) as target:
     target.update_tags(**tags)
@@ -83,7 +92,7 @@ def write_embedding(
   parts = [(row, strips.load('embedding', i)) for i, row in enumerate(starts)]
   names = [f'embedding_{i:03d}' for i in range(first.shape[2])]
   options = {'COMPRESS': 'DEFLATE', 'PREDICTOR': 'YES', 'BLOCKSIZE': 128, 'OVERVIEW_RESAMPLING': 'AVERAGE'}
-  _write(path, parts, profile, tags=tags, names=names, options=options)
+  write(path, parts, profile, tags=tags, names=names, options=options)
 
 
 def write_landcover(
@@ -111,7 +120,7 @@ def write_landcover(
   parts = [(row, strips.load('landcover', i)[..., None]) for i, row in enumerate(starts)]
   tags = {**tags, **{f'class_{i}': name for i, name in enumerate(classes, start=1)}}
   options = {'COMPRESS': 'DEFLATE', 'BLOCKSIZE': 512, 'OVERVIEW_RESAMPLING': 'MODE'}
-  _write(path, parts, profile, tags=tags, names=['land cover'], options=options, palette=palette)
+  write(path, parts, profile, tags=tags, names=['land cover'], options=options, palette=palette)
 
 
 def write_header(
@@ -124,7 +133,7 @@ def write_header(
   parts = [(row, strips.load('header', i)) for i, row in enumerate(starts)]
   names = [f'header_{i:02d}' for i in range(channels)]
   options = {'COMPRESS': 'DEFLATE', 'NBITS': 16, 'BLOCKSIZE': 256, 'OVERVIEW_RESAMPLING': 'AVERAGE'}
-  _write(path, parts, profile, tags=tags, names=names, options=options)
+  write(path, parts, profile, tags=tags, names=names, options=options)
 
 
 def write_quality(
@@ -135,7 +144,7 @@ def write_quality(
   parts = [(row, strips.load('quality', i)) for i, row in enumerate(starts)]
   options = {'COMPRESS': 'DEFLATE', 'BLOCKSIZE': 512, 'OVERVIEW_RESAMPLING': 'NEAREST'}
   scales = (1 / ENTROPY_STEPS, 1.0, 1.0, 1.0)
-  _write(path, parts, profile, tags=tags, names=QUALITY_BANDS, options=options, scales=scales)
+  write(path, parts, profile, tags=tags, names=QUALITY_BANDS, options=options, scales=scales)
 
 
 def _pixels(grid: base.PatchGrid) -> dict[str, Any]:

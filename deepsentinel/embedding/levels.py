@@ -11,7 +11,6 @@ from deepsentinel import legend, sensors
 from deepsentinel.data import statistics
 from deepsentinel.embedding import geotiff, inputs
 from deepsentinel.sources import base
-from deepsentinel.train.inputs import Prepare
 from deepsentinel.train.trained import Trained
 
 LEVELS = ('map', 'patch', 'header', 'landcover')
@@ -98,14 +97,7 @@ class Network:
 
   def __init__(self, model: Trained, spec: sensors.SensorSpec, level: str, batch: int):
     self._model, self._level, self._batch = model, level, batch
-    prepare = Prepare(
-      records=spec,
-      bands=tuple(model.bands),
-      mean=tuple(model.statistics['mean']),
-      std=tuple(model.statistics['std']),
-      seed=0,
-    )
-    self._prepare = jax.jit(functools.partial(prepare, step=0, train=False))
+    self._prepare = jax.jit(functools.partial(model.prepare(spec), step=0, train=False))
 
   def __call__(self, windows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """'embedding' of N windows, and what else the level has of 'channels' and 'probabilities'.

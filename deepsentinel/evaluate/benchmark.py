@@ -43,13 +43,8 @@ def main(arguments: list[str]) -> None:
     raise ValueError(f'benchmark wants one name, of {", ".join(standard.NAMES)}: `benchmark NAME --dir=DIR`.')
   request = standard.Request(
     name=arguments[1], directory=pathlib.Path(_DIR.value).expanduser(),
-    checkpoints=[part for value in _CHECKPOINT.value for part in value.split(',') if part], encoders=_ENCODER.value,
+    checkpoints=output.split_names(_CHECKPOINT.value), encoders=_ENCODER.value,
     stage=_STAGE.value, bands=_BANDS.value, accept_level=_ACCEPT_LEVEL.value.upper(), lists=_LISTS.value,
     fractions=run.parse_fractions(_FRACTIONS.value), forest=_FOREST.value, seed=_SEED.value, progress=_PROGRESS.value,
   )  # fmt: skip
-  out = pathlib.Path(_OUT.value) if _OUT.value else None
-  output.require_writable(out)
-  result = standard.evaluate(request)
-  print(output.table(result))
-  if out is not None:
-    print(output.write(result, out))
+  output.deliver(lambda: standard.evaluate(request), _OUT.value)

@@ -4,15 +4,16 @@ import pathlib
 from typing import Any
 
 from deepsentinel import provenance
+from deepsentinel.evaluation import robustness
 from deepsentinel.report import figures
 
-# Of a view: name, colour, dashed where the model is told which pixels are cloud.
+# Of a view: colour, dashed where the model is told which pixels are cloud.
 _LINES = {
-  's1': ('Sentinel-1 alone', figures.RUN_COLOURS[4], False),
-  's2': ('Sentinel-2 alone', figures.RUN_COLOURS[0], False),
-  's2_told': ('Sentinel-2 alone, cloud masked', figures.RUN_COLOURS[0], True),
-  'fused': ('both', figures.RUN_COLOURS[2], False),
-  'fused_told': ('both, cloud masked', figures.RUN_COLOURS[2], True),
+  's1': (figures.RUN_COLOURS[4], False),
+  's2': (figures.RUN_COLOURS[0], False),
+  's2_told': (figures.RUN_COLOURS[0], True),
+  'fused': (figures.RUN_COLOURS[2], False),
+  'fused_told': (figures.RUN_COLOURS[2], True),
 }
 _PANELS = {
   'all': 'Land cover, all pixels',
@@ -31,7 +32,7 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
     axis.set_ylabel('skill')
   left = axes.ravel()[3]
   for view, values in result['embedding_kept'].items():
-    _, colour, dashed = _LINES[view]
+    colour, dashed = _LINES[view]
     left.plot(result['shares'], values, color=colour, linestyle='--' if dashed else '-', marker='o', markersize=3.5)
   left.set_title('Embedding of the patch')
   left.set_ylabel('what is left of the clear one')
@@ -64,12 +65,12 @@ def _skill(axis, views: dict[str, list[dict[str, Any]]]) -> str:
   # Of two seeds Student's interval says nothing.
   kind = 'seeds' if all(len(entry['skill_of_models']) > 2 for entry in known) else 'places'
   for view, entries in views.items():
-    name, colour, dashed = _LINES[view]
+    colour, dashed = _LINES[view]
     shown = [entry for entry in entries if entry['skill'] is not None]
     x = [entry['cloud_share'] for entry in shown]
     axis.plot(
       x, [entry['skill'] for entry in shown], color=colour, linestyle='--' if dashed else '-', marker='o',
-      markersize=3.5, label=name,
+      markersize=3.5, label=robustness.TITLES[view],
     )  # fmt: skip
     if not dashed and all(entry[kind] for entry in shown):
       low, high = zip(*(entry[kind] for entry in shown), strict=True)

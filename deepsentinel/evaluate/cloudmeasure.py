@@ -13,9 +13,8 @@ import tqdm
 from deepsentinel import legend, provenance, sensors
 from deepsentinel.corpus.pool import Pool
 from deepsentinel.data import batches
-from deepsentinel.evaluation import cloudseries, metrics
+from deepsentinel.evaluation import cloudseries, metrics, samples
 from deepsentinel.evaluation.robustness import SHARES, VIEWS, Measured
-from deepsentinel.train import inputs
 from deepsentinel.train.trained import Trained
 
 _CHUNK = 8  # patches between two saves
@@ -75,9 +74,7 @@ def measure(
     raise ValueError(f'Cloud shares lie in 0..1 and start at 0, which the others are set against; found {shares}.')
   cloudseries.require(records.card, str(records.directory))
   folder = out / 'clouds'
-  numbers = np.arange(len(records))
-  if 0 < patches < len(records):
-    numbers = np.unique(np.linspace(0, len(records) - 1, patches).round().astype(np.int64))
+  numbers = samples.choose(patches or len(records), len(records))
   chunks = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)]
   _begin(
     folder,
@@ -153,15 +150,8 @@ class _Seer:
   def __init__(self, model: Trained, spec: sensors.SensorSpec, patch_px: int):
     self.model, self.crop_px = model, min(model.crop_px, patch_px)
     self.patch_px = patch_px
-    self.starts, self.first = batches.tiling(patch_px, self.crop_px)
-    prepare = inputs.Prepare(
-      records=spec,
-      bands=model.bands,
-      mean=tuple(model.statistics['mean']),
-      std=tuple(model.statistics['std']),
-      seed=0,
-    )
-    self._prepare = jax.jit(functools.partial(prepare, step=0, train=False))
+    self.starts, _ = batches.tiling(patch_px, self.crop_px)
+    self._prepare = jax.jit(functools.partial(model.prepare(spec), step=0, train=False))
 
   def see(self, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Classes int [N, H, W] and unit embeddings [N, E] of N patches in storage units [N, H, W, C]."""

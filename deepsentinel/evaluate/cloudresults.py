@@ -7,18 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from deepsentinel import provenance
+from deepsentinel import legend, provenance
 from deepsentinel.corpus import splits
 from deepsentinel.evaluate import cloudchart, cloudmeasure
 from deepsentinel.evaluation import baselines, intervals, robustness
-
-TITLES = {
-  's1': 'Sentinel-1 alone',
-  's2': 'Sentinel-2 alone',
-  'fused': 'both',
-  's2_told': 'Sentinel-2 alone, cloud masked',
-  'fused_told': 'both, cloud masked',
-}
 
 
 def write(out: pathlib.Path, result: dict[str, Any]) -> None:
@@ -46,7 +38,7 @@ def table(result: dict[str, Any]) -> str:
   lines = ['skill, 0 = majority class, 1 = both sensors without a cloud', '']
   lines.append(f'{"cloud share":34}' + ''.join(f'{share:>7.1f}' for share in result['shares']))
   for view, entries in whole.items():
-    lines.append(f'{TITLES[view]:34}' + ''.join(f'{entry["skill"]:>7.2f}' for entry in entries))
+    lines.append(f'{robustness.TITLES[view]:34}' + ''.join(f'{entry["skill"]:>7.2f}' for entry in entries))
   lines += ['', *(f'{_VERDICTS[check["holds"]]:10} {check["claim"]}: {check["found"]}' for check in result['checks'])]
   lines.append('')
   world = 'SyntheticEarth, a simulated world' if result['synthetic'] else 'real imagery'
@@ -72,10 +64,10 @@ def run(
   Returns:
     what robustness.json holds.
   """
-  target = cloudmeasure.require_models(models, records)
   measured = cloudmeasure.measure(
     models, records, out, shares=shares, patches=patches, workers=workers, progress=progress
   )  # fmt: skip
+  target = legend.target_of(models[0].config['finetune'])
   rows = records.table.set_index('id').loc[measured.id]
   block = splits.block_numbers(rows['lon_deg'].to_numpy(), rows['lat_deg'].to_numpy(), intervals.BLOCK_KM)
   counts = baselines.class_counts(train, target, progress=progress)

@@ -31,15 +31,14 @@ _PROGRESS = flags.DEFINE_bool('progress', True, 'show progress bars')
 
 def main(_: list[str]) -> None:
   from deepsentinel.data import records as records_lib
-  from deepsentinel.evaluate import cloudresults
+  from deepsentinel.evaluate import cloudresults, output
   from deepsentinel.train import checkpoint
 
   try:
     shares = tuple(sorted({float(share) for share in _SHARES.value}))
   except ValueError:
     raise ValueError(f'--shares={",".join(_SHARES.value)} are no numbers from 0 to 1.') from None
-  names = [part for value in _CHECKPOINT.value for part in value.split(',') if part]
-  models = [checkpoint.load_trained(name, stage='finetune') for name in names]
+  models = [checkpoint.load_trained(name, stage='finetune') for name in output.split_names(_CHECKPOINT.value)]
   directory = records_lib.resolve(_DATA.value, _DATA_DIR.value)
   records, train = (records_lib.RecordSet(directory, split) for split in (_SPLIT.value, 'train'))
   out = pathlib.Path(_OUT.value)

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepsentinel import provenance
@@ -28,6 +28,21 @@ def require_writable(out: pathlib.Path | None) -> None:
   existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
   if (out.is_dir() and out.suffix == '.json') or not existing.is_dir() or not os.access(existing, os.W_OK):
     raise ValueError(f'--out={out} cannot be written: name a folder that you may write to, or a file ending in .json.')
+
+
+def split_names(given: Sequence[str]) -> list[str]:
+  """The names of a flag that may be repeated and hold several, with commas between them."""
+  return [name for value in given for name in value.split(',') if name]
+
+
+def deliver(evaluate: Callable[[], Mapping[str, Any]], out: str) -> None:
+  """Evaluates, prints the table, and writes the results to `out` unless that is ''; it is looked at first."""
+  path = pathlib.Path(out) if out else None
+  require_writable(path)
+  result = evaluate()
+  print(table(result))
+  if path is not None:
+    print(write(result, path))
 
 
 def scores_of(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:

@@ -15,8 +15,6 @@ Under --out: evaluation.json, evaluation.csv, efficiency.png, classes.png; or on
 Features are kept in ~/.cache/deepsentinel (or $DEEPSENTINEL_CACHE), so the same command computes none again.
 """
 
-import pathlib
-
 from absl import flags
 
 _CHECKPOINT = flags.DEFINE_multi_string(
@@ -41,14 +39,9 @@ def main(_: list[str]) -> None:
   from deepsentinel.evaluate import output, run
 
   request = run.Request(
-    checkpoints=[part for value in _CHECKPOINT.value for part in value.split(',') if part],
+    checkpoints=output.split_names(_CHECKPOINT.value),
     data=_DATA.value, data_dir=_DATA_DIR.value, splits=_SPLITS.value, stage=_STAGE.value, target=_TARGET.value,
     fractions=run.parse_fractions(_FRACTIONS.value), cells=_CELLS.value, forest=_FOREST.value, seed=_SEED.value,
     k=_K.value, progress=_PROGRESS.value,
   )  # fmt: skip
-  out = pathlib.Path(_OUT.value) if _OUT.value else None
-  output.require_writable(out)
-  result = run.evaluate(request)
-  print(output.table(result))
-  if out is not None:
-    print(output.write(result, out))
+  output.deliver(lambda: run.evaluate(request), _OUT.value)

@@ -59,10 +59,7 @@ def of_trained(trained: Trained, name: str, *, accept_level: str = '') -> Frozen
     held = [band for band in trained.bands if band in spec.bands]
     subsets = [*trained.subsets, *([held] if held and drops_bands(trained) else [])]
     trained.spec.require(dataclasses.replace(spec, s2_level=level), subsets=subsets)
-    prepare = inputs.Prepare(
-      records=spec, bands=trained.bands, mean=tuple(trained.statistics['mean']), std=tuple(trained.statistics['std']),
-      seed=0,
-    )  # fmt: skip
+    prepare = trained.prepare(spec)
     variables = {kind: jax.device_put(tree['encoder']) for kind, tree in trained.variables.items() if 'encoder' in tree}
     encoder = trained.module.encoder
 

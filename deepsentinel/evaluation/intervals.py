@@ -80,7 +80,7 @@ def resample(
   if count < MIN_BLOCKS:
     plural = '' if count == 1 else 's'
     return Resampled(places, count, reason=f'its test patches lie in {count} block{plural}; it takes {MIN_BLOCKS}')
-  draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)  # [R, blocks]
+  draws = _blocks_drawn(count, resamples, seed)
   drawn = (draws @ pooled.reshape(count, -1)).reshape(resamples, *pooled.shape[1:])  # [R, K, K]
   values = metrics.rates(drawn)
   return Resampled(places, count, {name: values[name] for name in metrics.SCORES})
@@ -125,6 +125,17 @@ def of_draws(values: np.ndarray, blocks: int) -> Interval:
   return Interval(float(low), float(high))
 
 
+def student_half_width(values: Sequence[float]) -> float | None:
+  """Half of Student's 95 % interval of the mean of values that differ in their seed; None of fewer than two."""
+  n = len(values)
+  return None if n < 2 else float(scipy.special.stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def _blocks_drawn(count: int, resamples: int, seed: int) -> np.ndarray:
+  """int64 [R, blocks]: how often each of `count` blocks stands in each redrawn split."""
+  return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
+
+
 def times_drawn(block: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
   """int64 [R, N]: how often each patch stands in each redrawn split, whole blocks at a time.
 
@@ -134,5 +145,4 @@ def times_drawn(block: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
     seed: of the draws.
   """
   numbers, position = np.unique(block, return_inverse=True)
-  count = len(numbers)
-  return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)[:, position.reshape(-1)]
+  return _blocks_drawn(len(numbers), resamples, seed)[:, position.reshape(-1)]

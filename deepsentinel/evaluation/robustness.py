@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
 
 from deepsentinel.evaluation import baselines, intervals, metrics
 
@@ -19,6 +18,13 @@ SKIES = ('clear', 'cloud')
 WHOLE = 'all'
 PARTS = (WHOLE, *SKIES)
 METRIC = 'weighted_iou'
+TITLES = {
+  's1': 'Sentinel-1 alone',
+  's2': 'Sentinel-2 alone',
+  'fused': 'both',
+  's2_told': 'Sentinel-2 alone, cloud masked',
+  'fused_told': 'both, cloud masked',
+}
 
 
 class Measured(NamedTuple):
@@ -54,34 +60,56 @@ def curves(
     'skill_of_models': [M], 'places': [low, high] or None, 'seeds': [low, high] or None}; quality and skill are None
     where the part has no pixel. 'places' is the bootstrap over blocks, 'seeds' Student's interval over the models.
   """
-  return {
-    part: {view: [_entry(measured, block, train_counts, shares, part, view, s) for s in range(len(shares))]
-           for view in VIEWS}
-    for part in PARTS
-  }  # fmt: skip
+  out: dict[str, dict[str, list[dict[str, Any]]]] = {part: {view: [] for view in VIEWS} for part in PARTS}
+  for part, views in out.items():
+    skies = slice(None) if part == WHOLE else [SKIES.index(part)]
+    for s, share in enumerate(shares):
+      own = measured.confusion[:, :, s][:, :, :, skies].sum(3)  # [P, M, V, K, K]
+      scale = _Scale(measured.id, block, train_counts, measured.reference[:, :, s][:, :, skies].sum(2))
+      for v, view in enumerate(VIEWS):
+        views[view].append({'cloud_share': float(share), **scale.entry(own[:, :, v])})
+  return out
 
 
-def _entry(measured, block, train_counts, shares, part, view, s) -> dict[str, Any]:
-  skies = slice(None) if part == WHOLE else [SKIES.index(part)]
-  own = measured.confusion[:, :, s, VIEWS.index(view)][:, :, skies].sum(2)  # [P, M, K, K]
-  best = measured.reference[:, :, s][:, :, skies].sum(2)
-  entry: dict[str, Any] = {'cloud_share': float(shares[s]), 'pixels': int(own[:, 0].sum())}
-  if not entry['pixels']:
-    nothing = dict.fromkeys(('quality', 'majority', 'skill', 'places', 'seeds'))
-    return entry | nothing | {'skill_of_models': []}
-  guess = _majority(train_counts, own[:, 0])
-  lowest, qualities, skills = _quality(guess.sum(0)), [], []
-  for m in range(own.shape[1]):
-    qualities.append(_quality(own[:, m].sum(0)))
-    skills.append(_skill(qualities[-1], lowest, _quality(best[:, m].sum(0))))
-  return entry | {
-    'quality': float(np.mean(qualities)),
-    'majority': float(lowest),
-    'skill': float(np.mean(skills)),
-    'skill_of_models': [float(value) for value in skills],
-    'places': _places(measured.id, block, own, guess, best),
-    'seeds': _seeds(skills),
-  }
+class _Scale:
+  """What skill is measured between, of one set of pixels: the majority class, and best [P, M, K, K]."""
+
+  def __init__(self, id: Sequence[str], block: np.ndarray, train_counts: np.ndarray, best: np.ndarray):
+    self._id, self._block = id, block
+    self._pixels = int(best[:, 0].sum())
+    if self._pixels:
+      guess = _majority(train_counts, best[:, 0])
+      self._lowest, self._lowest_draws = _quality(guess.sum(0)), _draws(id, block, guess)
+      models = range(best.shape[1])
+      self._best = [(_quality(best[:, m].sum(0)), _draws(id, block, best[:, m])) for m in models]
+
+  def entry(self, own: np.ndarray) -> dict[str, Any]:
+    """An entry of `curves` but its cloud share, of confusion matrices [P, M, K, K]."""
+    if not self._pixels:
+      nothing = dict.fromkeys(('quality', 'majority', 'skill', 'places', 'seeds'))
+      return {'pixels': 0, **nothing, 'skill_of_models': []}
+    qualities = [_quality(own[:, m].sum(0)) for m in range(own.shape[1])]
+    skills = [_skill(q, self._lowest, top) for q, (top, _) in zip(qualities, self._best, strict=True)]
+    return {
+      'pixels': self._pixels,
+      'quality': float(np.mean(qualities)),
+      'majority': float(self._lowest),
+      'skill': float(np.mean(skills)),
+      'skill_of_models': [float(value) for value in skills],
+      'places': self._places(own),
+      'seeds': _seeds(skills),
+    }
+
+  def _places(self, own: np.ndarray) -> list[float] | None:
+    """Bootstrap interval of the mean skill over models."""
+    skills = []
+    for m, (_, top) in enumerate(self._best):
+      quality = _draws(self._id, self._block, own[:, m])
+      if quality is None or top is None or self._lowest_draws is None:
+        return None
+      skills.append(_skill(quality, self._lowest_draws, top))
+    found = intervals.of_draws(np.mean(skills, 0), len(np.unique(self._block)))
+    return [found.low, found.high]
 
 
 def _majority(train_counts: np.ndarray, confusion: np.ndarray) -> np.ndarray:
@@ -102,31 +130,10 @@ def _draws(id: Sequence[str], block: np.ndarray, confusion: np.ndarray) -> np.nd
   return found.scores[METRIC] if found.scores else None
 
 
-def _places(id, block, own, guess, best) -> list[float] | None:
-  """Bootstrap interval of the mean skill over models: own, best [P, M, K, K]; guess [P, K, K]."""
-  lowest = _draws(id, block, guess)
-  if lowest is None:
-    return None
-  skills = []
-  for m in range(own.shape[1]):
-    quality, top = _draws(id, block, own[:, m]), _draws(id, block, best[:, m])
-    if quality is None or top is None:
-      return None
-    skills.append(_skill(quality, lowest, top))
-  return _interval(intervals.of_draws(np.mean(skills, 0), len(np.unique(block))))
-
-
-def _interval(found: intervals.Interval) -> list[float]:
-  return [found.low, found.high]
-
-
 def _seeds(values: Sequence[float]) -> list[float] | None:
   """Student's 95 % interval of the mean over models that differ in their seed."""
-  n = len(values)
-  if n < 2:
-    return None
-  half = scipy.stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-  return [float(np.mean(values) - half), float(np.mean(values) + half)]
+  half = intervals.student_half_width(values)
+  return None if half is None else [float(np.mean(values) - half), float(np.mean(values) + half)]
 
 
 def embeddings(measured: Measured, shares: Sequence[float]) -> dict[str, list[float]]:

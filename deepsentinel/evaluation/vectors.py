@@ -5,7 +5,6 @@ A part of a few hundred patches is written as soon as it is done, so that a kill
 
 import hashlib
 import json
-import os
 import pathlib
 import zipfile
 
@@ -13,7 +12,7 @@ import numpy as np
 import tqdm
 
 from deepsentinel import provenance
-from deepsentinel.data import batches
+from deepsentinel.data import batches, stores
 from deepsentinel.evaluation import cells, frozen
 
 _FORMAT = 1
@@ -21,8 +20,8 @@ _PART = 128  # patches
 
 
 def default_cache() -> pathlib.Path:
-  """Where features are kept: $DEEPSENTINEL_CACHE, or ~/.cache/deepsentinel."""
-  return pathlib.Path(os.environ.get('DEEPSENTINEL_CACHE') or '~/.cache/deepsentinel').expanduser() / 'features'
+  """Where features are kept."""
+  return stores.cache() / 'features'
 
 
 def encode(

@@ -68,13 +68,7 @@ def _number(share: float, signed: bool) -> str:
 
 def estimate(values: Sequence[float], places: tuple[intervals.Interval | None, str] = (None, '')) -> Estimate:
   """Mean of one value per seed, with its 95 % t-interval; `places` as `intervals.of_score` gives it."""
-  n = len(values)
-  if n < 2:
-    return Estimate(float(np.mean(values)), None, n, *places)
-  import scipy.stats
-
-  half = scipy.stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-  return Estimate(float(np.mean(values)), float(half), n, *places)
+  return Estimate(float(np.mean(values)), intervals.student_half_width(values), len(values), *places)
 
 
 class Key(NamedTuple):

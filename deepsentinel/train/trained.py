@@ -12,7 +12,7 @@ import numpy as np
 
 from deepsentinel import sensors
 from deepsentinel.encoders.base import EncoderOutput
-from deepsentinel.train import models
+from deepsentinel.train import inputs, models
 
 
 class Decoded(NamedTuple):
@@ -62,6 +62,16 @@ class Trained:
   @property
   def bands(self) -> tuple[str, ...]:
     return self.spec.bands
+
+  def prepare(self, records: sensors.SensorSpec) -> inputs.Prepare:
+    """Stored integers of records of a contract -> what the module takes; nothing is augmented."""
+    return inputs.Prepare(
+      records=records,
+      bands=self.bands,
+      mean=tuple(self.statistics['mean']),
+      std=tuple(self.statistics['std']),
+      seed=0,
+    )
 
   @property
   def crop_px(self) -> int:
