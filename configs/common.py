@@ -51,6 +51,7 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.exclude_km = 3.7
   config.pretrain.sensor_dropout = 0.0  # probability that an example loses one of its sensors
   config.pretrain.masked_cloud = 0.0  # probability that it loses optical pixels, as those a cloud mask takes
+  config.pretrain.painted_cloud = 0.0  # probability that cloud is painted over its optical bands, and not masked
 
   config.pretrain.vae = ml_collections.ConfigDict()
   config.pretrain.vae.kl_weight = 0.1  # 1: the evidence lower bound with unit noise; 0: none, as the paper's code
@@ -89,6 +90,7 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.finetune.frozen_encoder = False
   config.finetune.sensor_dropout = 0.0
   config.finetune.masked_cloud = 0.0
+  config.finetune.painted_cloud = 0.0
   config.finetune.label_fraction = 1.0  # of the train and validation patches; nested, the same for every method
   config.finetune.folds = 0  # k: cross-validate over spatial folds of train and validation instead of testing
 

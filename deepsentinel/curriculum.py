@@ -337,7 +337,8 @@ def prepare_inputs(config: dict[str, Any], data: Data, spec: sensors.SensorSpec,
     extra = {'curriculum': curriculum, 'epochs_per_step': own['batch_size'] / max(len(data.index), 1)}
   return inputs.Prepare(
     records=spec, bands=data.spec.bands, mean=data.statistics.mean, std=data.statistics.std, seed=config['seed'],
-    sensor_dropout=own['sensor_dropout'], masked_cloud=own['masked_cloud'], **extra,
+    sensor_dropout=own['sensor_dropout'], masked_cloud=own['masked_cloud'], painted_cloud=own['painted_cloud'],
+    **extra,
   )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from deepsentinel import sensors
 from deepsentinel.encoders.standardise import physical, standardise
 from deepsentinel.objectives import augment
-from deepsentinel.train import rngs
+from deepsentinel.train import clouds, rngs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Prepare:
     seed: of the experiment.
     sensor_dropout: probability that a view of an example loses one whole sensor, in training.
     masked_cloud: probability that a view loses the optical pixels of a part in the shape of cloud, in training.
+    painted_cloud: probability that cloud is painted over a part of a view's optical bands, in training.
     curriculum: jitter and band dropout in training; None does without.
     epochs_per_step: what the curriculum counts in.
     label_field: of the records; '' without labels.
@@ -38,6 +39,7 @@ class Prepare:
   seed: int
   sensor_dropout: float = 0.0
   masked_cloud: float = 0.0
+  painted_cloud: float = 0.0
   curriculum: augment.Curriculum | None = None
   epochs_per_step: float = 0.0
   label_field: str = ''
@@ -70,10 +72,12 @@ class Prepare:
           keys('augment'), values, valid, radar_bands(self.bands), self.curriculum, step * self.epochs_per_step
         )
         present &= kept
+      if self.painted_cloud > 0:
+        values = clouds.paint(keys('painted_cloud'), values, self.bands, self.painted_cloud)
       if self.sensor_dropout > 0:
         present &= keep_sensors(keys('sensor_dropout'), present, self.bands, self.sensor_dropout)
       if self.masked_cloud > 0:
-        hidden = cloud_masks(keys('masked_cloud'), valid.shape[1:4], self.masked_cloud)
+        hidden = clouds.masks(keys('masked_cloud'), valid.shape[1:4], self.masked_cloud)
         valid &= ~hidden[..., None] | radar_bands(self.bands)
         present &= valid.any(axis=(2, 3))
     images = standardise(values, valid, self.bands, self.mean, self.std)
@@ -119,31 +123,3 @@ def keep_sensors(keys: jax.Array, present: jax.Array, bands: tuple[str, ...], pr
   lose_radar = has_both & (uniform < probability / 2)
   lose_optical = has_both & (uniform >= probability / 2) & (uniform < probability)
   return ~((lose_radar[..., None] & radar) | (lose_optical[..., None] & ~radar))
-
-
-def cloud_masks(keys: jax.Array, shape: tuple[int, int, int], probability: float) -> jax.Array:
-  """Parts in the shape of cloud: where smooth noise is highest, over a share between nothing and all.
-
-  Args:
-    keys: PRNG keys [B].
-    shape: (V, H, W).
-    probability: that a view has such a part; its share is then uniform.
-  Returns:
-    bool [B, V, H, W].
-  """
-  views, height, width = shape
-
-  def field(key: jax.Array) -> jax.Array:
-    # Two octaves, a quarter and a tenth of the view in size.
-    parts = []
-    for nodes, strength in ((5, 1.0), (11, 0.4)):
-      key, own = jax.random.split(key)
-      parts.append(strength * jax.image.resize(jax.random.normal(own, (nodes, nodes)), (height, width), 'cubic'))
-    return sum(parts)
-
-  def mask(key: jax.Array) -> jax.Array:
-    field_key, share_key, whether_key = jax.random.split(key, 3)
-    noise, share = field(field_key), jax.random.uniform(share_key)
-    return (noise > jnp.quantile(noise, 1 - share)) & (jax.random.uniform(whether_key) < probability)
-
-  return jax.vmap(lambda key: jax.vmap(mask)(jax.random.split(key, views)))(keys)

@@ -87,31 +87,6 @@ def test_sensor_dropout(probability):
     assert abs(lost.mean() - probability / 2) <= 4 * np.sqrt(probability / 2 / 3800) + 1e-9
 
 
-def test_masked_cloud():
-  keys = rngs.example_keys(rngs.stream_key(0, 'x', 0), 0, 400)
-  hidden = np.asarray(inputs.cloud_masks(keys, (2, 32, 32), 0.5))
-  share = hidden.mean((2, 3))
-  some = share > 0
-  assert abs(some.mean() - 0.5) < 0.08  # three standard deviations and more
-  # Given that there is cloud, its share is uniform; and cloud is in patches: a neighbour is as one is.
-  np.testing.assert_allclose(np.quantile(share[some], [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.1)
-  assert (hidden[..., 1:] == hidden[..., :-1]).mean() > 0.9
-  assert not np.asarray(inputs.cloud_masks(keys, (2, 32, 32), 0.0)).any()
-  np.testing.assert_array_equal(inputs.cloud_masks(keys[200:], (2, 32, 32), 0.5), hidden[200:])
-
-
-def test_masked_cloud_takes_optical_pixels_alone():
-  batch = {k: jax.numpy.asarray(v) for k, v in tiny_model.host_batch(0, 8, 1, labels=True).items()}
-  plain = tiny_model.prepare(labels=True)(batch, 0, train=True)
-  out = dataclasses.replace(tiny_model.prepare(labels=True), masked_cloud=1.0)(batch, 0, train=True)
-  lost = np.asarray(plain['valid'] & ~out['valid'])
-  assert lost[..., :3].any((1, 2, 3, 4)).mean() > 0.8
-  assert not lost[..., 3:].any()
-  assert (lost[..., :3] == lost[..., :1]).all() or np.asarray(~plain['valid'][..., :3]).any()
-  assert not np.asarray(out['images'])[lost].any()
-  np.testing.assert_array_equal(out['present'], np.asarray(out['valid']).any((2, 3)))
-
-
 def test_records_that_lack_a_sensor():
   optical = dataclasses.replace(tiny_model.prepare(labels=False), records=tiny_model.SPEC.select(('B2', 'B3', 'B8')))
   batch = tiny_model.host_batch(0, 2, 1, labels=False)
