@@ -1,11 +1,10 @@
 import importlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from deepsentinel import describe
+from tests import commands
 
 # The paper's Tables 5 to 8, with FACTS' two corrections (Layer1, the header's shapes).
 PAPER = {'resnet18': '11,211,008', 'resnet34': '21,319,168', 'resnet18attn': '11,621,570'}
@@ -87,11 +86,11 @@ def test_an_unknown_encoder_and_target_are_named():
     describe.describe(wrong)
 
 
-def test_the_command(repository):
-  command = [sys.executable, '-m', 'deepsentinel.describe', '--config=configs/t2v_resnet18attn.py', '--classes=7']
-  done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
-  assert 'Table 7: resnet18attn' in done.stdout
-  assert '11,621,570' in done.stdout
+def test_the_command():
+  done = commands.run('deepsentinel.describe', '--config=configs/t2v_resnet18attn.py', '--classes=7')
+  assert done.code == 0, done.err
+  assert 'Table 7: resnet18attn' in done.out
+  assert '11,621,570' in done.out
 
 
 def test_a_config_of_scenes_has_a_linear_unit():

@@ -4,12 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -37,27 +32,13 @@ def flags() -> list[str]:
   return ['--config=configs/quickstart.py', '--noprogress', *(f'--config.{k}={v}' for k, v in values.items())]
 
 
-def start(repository, *arguments) -> subprocess.Popen:
-  # One device: this is about processes that end, and compiles once for all of them.
-  environment = {**os.environ, 'XLA_FLAGS': commands.QUICK_XLA}
-  command = [sys.executable, '-m', 'deepsentinel.main', *map(str, arguments)]
-  return subprocess.Popen(
-    command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-  out, err = process.communicate(timeout=300)
-  return process.returncode, out, err
-
-
 @pytest.fixture(scope='module')
-def whole(repository, flags, tmp_path_factory):
+def whole(flags, tmp_path_factory):
   """The directory of an uninterrupted run."""
   workdir = tmp_path_factory.mktemp('a run') / 'whole'
-  code, out, err = finish(start(repository, *flags, f'--workdir={workdir}'))
-  assert code == 0, err
-  assert out.strip().endswith(f'Finished: {workdir}/report.html')
+  done = commands.run('deepsentinel.main', *flags, f'--workdir={workdir}')
+  assert done.code == 0, done.err
+  assert done.out.strip().endswith(f'Finished: {workdir}/report.html')
   return workdir
 
 
@@ -67,25 +48,16 @@ def _rows(workdir, stage):
   return [(r['step'], r['split'], r['name'], r['value']) for r in rows if r['name'] != 'patches_per_s']
 
 
-def _wait_for(stage_directory, step, process) -> None:
-  """Until a checkpoint of `step` is there."""
-  for _ in range(3000):
-    if any(p.name == str(step) for p in stage_directory.glob('checkpoints/*')) or process.poll() is not None:
-      return
-    time.sleep(0.02)
-  raise TimeoutError(f'no checkpoint {step} in {stage_directory}')
-
-
 @pytest.mark.slow
-def test_killed_run_ends_as_an_uninterrupted_one(repository, flags, whole, tmp_path):
+def test_killed_run_ends_as_an_uninterrupted_one(flags, whole, tmp_path):
   workdir = tmp_path / 'killed'
   stage, step = random.choice(('pretrain', 'finetune')), random.randint(1, STEPS - 1)
-  process = start(repository, *flags, f'--workdir={workdir}')
-  _wait_for(workdir / stage, step, process)
+  command = ['deepsentinel.main', *flags, f'--workdir={workdir}']
+  process = commands.Running(*command)
+  process.wait_until((workdir / stage / 'checkpoints' / str(step)).exists)
   process.kill()
-  assert finish(process)[0] == -signal.SIGKILL
-  code, _, err = finish(start(repository, *flags, f'--workdir={workdir}'))
-  assert code == 0, err
+  again = commands.run(*command)
+  assert again.code == 0, again.err
   for stage in ('pretrain', 'finetune'):
     a, b = checkpoint.load_trained(whole, stage), checkpoint.load_trained(workdir, stage)
     assert (a.step, a.sha256) == (b.step, b.sha256)
@@ -174,11 +146,8 @@ def test_other_configuration_in_the_same_directory(flags, whole):
     ('--config.data.labelled=deepsentinel_labelled/absent', 'tfds build tfds_builders/deepsentinel_labelled'),
   ],
 )
-def test_wrong_start_is_one_sentence(repository, flags, tmp_path, flag, message):
-  code, _, err = finish(start(repository, *flags, f'--workdir={tmp_path / "x"}', flag))
-  assert code == 1
-  assert message in err
-  assert 'Traceback' not in err
+def test_wrong_start_is_one_sentence(flags, tmp_path, flag, message):
+  assert message in commands.run('deepsentinel.main', *flags, f'--workdir={tmp_path / "x"}', flag).error
   assert not (tmp_path / 'x').exists()
 
 

@@ -7,9 +7,7 @@ import collections
 import os
 import pathlib
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -88,16 +86,9 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(portable, sampled, tm
     'from tests.corpus import test_beam\n\n\ndef get_config():\n'
     f'  return test_beam.watched(log={str(log)!r}, delay_s=0.1)\n'
   )
-  command = [sys.executable, '-m', 'deepsentinel.corpus', f'--config={tmp_path}/config.py', f'--out={folder}']
+  command = ['deepsentinel.corpus', f'--config={tmp_path}/config.py', f'--out={folder}']
   command += ['--runner=PortableRunner', f'--staging={place}', f'--beam_options={portable}']
-  process = subprocess.Popen(command, cwd=commands.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-  def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-      assert time.monotonic() < deadline
-      assert process.poll() is None, 'the run ended before it could be killed'
-      time.sleep(0.005)
+  process = commands.Running(*command)
 
   def journaled():
     return {row['id'] for row in manifest.journal_rows(folder) if row['state'] == 'done'}
@@ -105,17 +96,16 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(portable, sampled, tm
   def staged():
     return {path.stem for path in place.glob('run-*/rows/*.json')}
 
-  wait_for(lambda: len(journaled()) >= 2)
-  process.send_signal(signal.SIGSTOP)
-  wait_for(lambda: len(staged() - journaled()) >= 2)
-  process.send_signal(signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL
+  process.wait_until(lambda: len(journaled()) >= 2)
+  os.kill(process.pid, signal.SIGSTOP)
+  process.wait_until(lambda: len(staged() - journaled()) >= 2)
+  process.kill()
   there, taken = staged(), journaled()
   assert len(there - taken) >= 2
   assert len(there) < 12, 'all was fetched when it was killed'
-  result = subprocess.run(command, cwd=commands.ROOT, capture_output=True, text=True, check=False)
-  assert result.returncode == 0, result.stderr
-  assert 'Taking what was fetched: 100%' in result.stderr
+  result = commands.run(*command)
+  assert result.code == 0, result.err
+  assert 'Taking what was fetched: 100%' in result.err
   made = corpus.Corpus(folder)
   assert_same(made, sampled)
   assert list(place.iterdir()) == []

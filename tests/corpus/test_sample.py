@@ -5,10 +5,6 @@ import hashlib
 import importlib
 import json
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 import types
 
 import geopandas
@@ -21,6 +17,7 @@ from configs.corpora import common
 from deepsentinel import corpus, legend, registry, schema
 from deepsentinel.corpus import manifest, patchfiles, settings, worker
 from deepsentinel.sources import base
+from tests import commands
 from tests.corpus import tiny_source
 from tests.corpus.tiny_config import TINY, get_config
 
@@ -212,32 +209,27 @@ def test_redraws_are_bounded(tmp_path):
   assert set(corpus.Corpus(tmp_path / 'tiny').manifest()['attempts']) == {4}
 
 
-def test_killed_and_started_again_gives_the_same_corpus(tmp_path, sampled, repository):
-  command = [sys.executable, '-m', 'deepsentinel.corpus', '--config=tests/corpus/tiny_config.py']
-  command += [f'--out={tmp_path / "killed"}', '--config.workers=2', '--config.source.delay_s=0.12']
+def test_killed_and_started_again_gives_the_same_corpus(tmp_path, sampled):
+  command = ['deepsentinel.corpus', '--config=tests/corpus/tiny_config.py', f'--out={tmp_path / "killed"}']
+  command += ['--config.workers=2', '--config.source.delay_s=0.12']
   journal = tmp_path / 'killed' / 'journal.jsonl'
 
   def done():
     return journal.read_text().count('"done"') if journal.exists() else 0
 
   for least in (3, 7):  # killed twice, at two depths
-    process = subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    start = done()
-    while time.monotonic() < deadline and process.poll() is None:
-      if done() >= max(least, start + 1):
-        break
-      time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, 'the run ended before it could be killed'
+    process = commands.Running(*command)
+    wanted = max(least, done() + 1)
+    process.wait_until(lambda: done() >= wanted)  # noqa: B023  # it is waited for at once
+    process.kill()
   half = corpus.Corpus(tmp_path / 'killed')
   assert not half.card['complete']
   assert 3 <= (half.manifest()['state'] == 'done').sum() < 12
   with journal.open('a') as f:
     f.write('{"id": "p00')  # a line cut by the kill
-  result = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-  assert result.returncode == 0, result.stderr
-  assert 'tfds build' in result.stdout
+  result = commands.run(*command)
+  assert result.code == 0, result.err
+  assert 'tfds build' in result.out
   assert hashes(tmp_path / 'killed') == hashes(sampled.path)
   assert corpus.Corpus(tmp_path / 'killed').manifest().equals(sampled.manifest())
 
@@ -342,13 +334,9 @@ def test_the_papers_corpora_come_from_every_platform(platform):
     ('--config.points.countries=DEUU', r'Did you mean DEU (Germany)'),
   ],
 )
-def test_the_command_fails_in_one_line(tmp_path, repository, argument, message):
-  command = [sys.executable, '-m', 'deepsentinel.corpus', '--config=tests/corpus/tiny_config.py']
-  command += [f'--out={tmp_path / "x"}', argument]
-  result = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-  assert result.returncode != 0
-  assert message in result.stderr
-  assert 'Traceback' not in result.stderr
+def test_the_command_fails_in_one_line(tmp_path, argument, message):
+  command = ['deepsentinel.corpus', '--config=tests/corpus/tiny_config.py', f'--out={tmp_path / "x"}']
+  assert message in commands.run(*command, argument).error
 
 
 def test_labels_of_synthetic_earth_come_through_vector_files(tmp_path):

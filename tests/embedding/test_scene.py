@@ -1,9 +1,5 @@
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +9,7 @@ from benchmarks import embed_scene
 from deepsentinel import sensors
 from deepsentinel.embedding import scene, windows
 from deepsentinel.embedding.inputs import SceneReader
+from tests import commands
 from tests.embedding.small_area import BANDS, ArraySource, make_grid, make_model
 
 ROWS, COLS = 16, 12  # cells
@@ -218,23 +215,17 @@ def test_an_interrupted_run_goes_on_to_the_same_result(model, tmp_path):
   assert source.reads == 0
 
 
-def test_kill_9_and_the_same_command_again(tmp_path, repository):
-  def command(out, slow_s):
-    return [sys.executable, '-m', 'tests.embedding.small_area', str(out), str(slow_s)]
-
-  subprocess.run(command(tmp_path / 'whole', 0), cwd=repository, check=True)
+def test_kill_9_and_the_same_command_again(tmp_path):
+  area = 'tests.embedding.small_area'
+  assert commands.run(area, tmp_path / 'whole', 0).code == 0
   strips = tmp_path / 'killed' / 'strips'
-  process = subprocess.Popen(command(tmp_path / 'killed', 0.05), cwd=repository)
-  deadline = time.monotonic() + 120
-  while not (strips / 'embedding_00002.npy').exists() and time.monotonic() < deadline:
-    assert process.poll() is None, 'it ended before it could be killed'
-    time.sleep(0.02)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+  process = commands.Running(area, tmp_path / 'killed', 0.05)
+  process.wait_until((strips / 'embedding_00002.npy').exists)
+  process.kill()
   assert not (tmp_path / 'killed' / 'embedding.tif').exists()
   before = (strips / 'embedding_00000.npy').stat().st_mtime_ns
   assert before
-  subprocess.run(command(tmp_path / 'killed', 0), cwd=repository, check=True)
+  assert commands.run(area, tmp_path / 'killed', 0).code == 0
   np.testing.assert_array_equal(
     values(tmp_path / 'killed' / 'embedding.tif'), values(tmp_path / 'whole' / 'embedding.tif')
   )

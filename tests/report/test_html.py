@@ -5,8 +5,6 @@ import html.parser
 import io
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from PIL import Image
 from deepsentinel.report import facts
 from deepsentinel.report import html as report
 from deepsentinel.report import runs as runs_lib
-from tests import tiny_records
+from tests import commands, tiny_records
 from tests.report import fake_runs
 
 VOID = {'meta', 'link', 'img', 'br'}
@@ -258,11 +256,8 @@ def test_recorded_sets_name_their_commands(tmp_path):
 
 
 def test_command_line(tmp_path, pair):
-  command = [sys.executable, '-m', 'deepsentinel.report']
-  done = subprocess.run([*command, *map(str, pair), f'--out={tmp_path / "r.html"}'], capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
+  done = commands.run('deepsentinel.report', *pair, f'--out={tmp_path / "r.html"}')
+  assert done.code == 0, done.err
   Page(tmp_path / 'r.html')
-  failed = subprocess.run([*command, str(tmp_path / 'gone')], capture_output=True, text=True, cwd=tmp_path)
-  assert failed.returncode == 1
-  assert failed.stderr.startswith('error: Nothing to report')
-  assert 'Traceback' not in failed.stderr
+  failed = commands.run('deepsentinel.report', tmp_path / 'gone', cwd=tmp_path)
+  assert failed.error.startswith('error: Nothing to report')
