@@ -126,7 +126,8 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.pretrain.duration = duration(steps=400)
   config.pretrain.batch_size = 16
   config.pretrain.learning_rate = 2e-3
-  config.finetune.duration = duration(steps=300)
+  # 300 steps left 14 points of weighted IoU on the table (SyntheticEarth, `none`, ResNet18: 56 to 70).
+  config.finetune.duration = duration(steps=1000)
   config.finetune.batch_size = 16
   config.finetune.learning_rate = 2e-3
   config.finetune.patience_epochs = 0.0
