@@ -55,7 +55,7 @@ def _cloud_mask_of(item: SceneInput) -> str:
   require_cloud_masks(item.source, item.name)
   said = getattr(item.source, 'cloud_mask_of', None)
   try:
-    return said(item.scene) if said else f'cloud mask of {item.name}'
+    return said(item.scene) if said else f"{item.name}'s own cloud mask"
   except ValueError as e:
     raise ValueError(f'--mask_clouds: {e} Or leave the flag out.') from e
 

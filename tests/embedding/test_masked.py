@@ -81,7 +81,7 @@ def test_what_lies_under_the_cloud_changes_nothing(model, whitened, tmp_path):
   assert (quality[..., 2] == 1).all()
   with rasterio.open(first.landcover) as dataset:
     tags = dataset.tags()
-  assert tags['clouds_masked_by'] == 'cloud mask of array'
+  assert tags['clouds_masked_by'] == "array's own cloud mask"
   assert float(tags['masked_share']) == pytest.approx(CLOUD.mean(), abs=1e-4)
   assert tags['masked_cloud_in_training'] == '0.3'
   with rasterio.open(fourth.embedding) as dataset:
@@ -171,7 +171,7 @@ def test_scenes_without_a_mask_are_refused(model):
 def test_an_interrupted_run_is_not_gone_on_with_unmasked(model, whitened, tmp_path):
   with pytest.raises(OSError, match='the disk is gone'):
     run(model, Masked(fail_after=8), tmp_path)
-  with pytest.raises(ValueError, match=r'\(clouds_masked_by: "cloud mask of array" there, null now\)'):
+  with pytest.raises(ValueError, match=r'\(clouds_masked_by: "array.s own cloud mask" there, null now\)'):
     run(model, Masked(), tmp_path, mask_clouds=False)
   again = run(model, whitened, tmp_path)
   assert 0 < again.resumed < 4
