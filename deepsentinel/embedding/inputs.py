@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import shapely
+from absl import logging
 
 from deepsentinel import sensors
-from deepsentinel.sources import base
+from deepsentinel.sources import base, remote
 
 CLOUD_UNKNOWN = 255
 _FIELDS = {'sentinel2': 's2', 'sentinel1': 's1'}
@@ -228,8 +229,15 @@ class SceneReader:
     out = np.full(number.shape, CLOUD_UNKNOWN, np.uint8)
     for i, item in enumerate(items):
       shown = number == i
-      if item.scene.id in self._masks and shown.any():
+      if item.scene.id not in self._masks or not shown.any():
+        continue
+      try:
         out[shown] = item.source.cloud_mask(item.scene, grid)[shown]  # type: ignore[attr-defined]
+      except (remote.Denied, remote.QuotaError, remote.NoAnswer):
+        raise  # the same command, later, can have it
+      except ValueError as e:  # nothing else depends on it
+        logging.warning('Where scene %s has cloud stays unknown: %s', item.scene.id, e)
+        del self._masks[item.scene.id]
     return out
 
 

@@ -168,6 +168,20 @@ def test_scenes_without_a_mask_are_refused(model):
   np.testing.assert_array_equal(SceneReader(bare.inputs(), model.bands).read(GRID, clouds=True)['cloud'], 255)
 
 
+def test_a_mask_that_cannot_be_read_stops_nothing_that_does_not_need_it(model, caplog):
+  class Broken(Masked):
+    def cloud_mask(self, scene_, grid):
+      raise ValueError('SCL.tif cannot be read')
+
+  reader = SceneReader(Broken().inputs(), model.bands)
+  with caplog.at_level(logging.WARNING):
+    np.testing.assert_array_equal(reader.read(GRID, clouds=True)['cloud'], inputs.CLOUD_UNKNOWN)
+    reader.read(GRID, clouds=True)
+  assert caplog.text.count('stays unknown: SCL.tif cannot be read') == 1
+  with pytest.raises(ValueError, match=r'SCL.tif cannot be read'):
+    SceneReader(Broken().inputs(), model.bands, mask_clouds=True).read(GRID)
+
+
 def test_an_interrupted_run_is_not_gone_on_with_unmasked(model, whitened, tmp_path):
   with pytest.raises(OSError, match='the disk is gone'):
     run(model, Masked(fail_after=8), tmp_path)
