@@ -20,6 +20,11 @@ named: with --date those first that show most of the area and are nearest, with 
 of cloud. Radar follows the optical scenes. A local scene is embedded whole unless --bounds or --area cuts it. Where an
 encoder has attention, windows of the training crop overlap by half and are blended. The same command goes on where an
 interrupted one was.
+
+--mask_clouds takes a checkpoint that was trained for missing optical pixels (configs/under_cloud.py) and scenes that
+bring a cloud mask: the scene classification (SCL) of stac and earthengine, SCL.tif, .._SCL_20m.jp2 or cloud_mask.tif
+beside local bands, SyntheticEarth's own clouds. What one scene has under cloud a further one fills, else the radar
+alone is left, or nodata; the files say by what clouds were masked, and how much.
 """
 
 import dataclasses
@@ -52,6 +57,9 @@ _DATE = flags.DEFINE_string('date', '', 'YYYY-MM-DD: scenes nearest to this day'
 _DATES = flags.DEFINE_list('dates', [], 'YYYY-MM-DD,YYYY-MM-DD: the clearest scenes from the first day to the last')
 _SEARCH_DAYS = flags.DEFINE_float('search_days', 15.0, 'most days from --date', lower_bound=0)
 _MAX_CLOUD = flags.DEFINE_float('max_cloud', 1.0, 'pass over Sentinel-2 scenes with a larger cloud share', 0, 1)
+_MASK_CLOUDS = flags.DEFINE_bool(
+  'mask_clouds', False, "optical pixels under the scenes' own cloud masks are missing to the model; see above"
+)
 _WINDOW_PX = flags.DEFINE_integer('window_px', 0, "side of the encoder's window; 0 chooses", lower_bound=0)
 _CHECK_BANDS = flags.DEFINE_bool('check_bands', True, 'refuse bands that seem to be in another order')
 _PROGRESS = flags.DEFINE_bool('progress', True, 'show a progress bar')
@@ -164,6 +172,7 @@ def _chosen(source, sensor: str, outline, period: _Period, name: str, stated: di
 def _from_catalogue(bands: tuple[str, ...], polygons):
   """Scenes of a source that is searched, radar nearest to the optical ones."""
   from deepsentinel import registry
+  from deepsentinel.embedding import inputs
 
   grid, period = _grid(polygons), _period()
   if grid is None or period is None:
@@ -172,6 +181,8 @@ def _from_catalogue(bands: tuple[str, ...], polygons):
       '--date=YYYY-MM-DD or --dates=FIRST,LAST.'
     )
   source = registry.build('imagery source', {'name': _SOURCE.value, **_options()})
+  if _MASK_CLOUDS.value:
+    inputs.require_cloud_masks(source, _SOURCE.value)
   if hasattr(source, 'connect'):
     source.connect()
   outline, found = polygons.outline if polygons else grid.outline_lonlat(), []
@@ -225,18 +236,21 @@ def _from_files(bands: tuple[str, ...], polygons):
 
 def run() -> None:
   from deepsentinel import registry
-  from deepsentinel.embedding import inputs, scene
+  from deepsentinel.embedding import inputs, levels, scene
   from deepsentinel.train import checkpoint
 
   _bounds(), _period(), _options()  # what is wrong with them is said before the seconds of loading a model
   polygons = _polygons()
   registry.load('imagery source', _SOURCE.value)
   model = checkpoint.load_trained(_CHECKPOINT.value, stage=_STAGE.value or None)
+  levels.require(model, _LEVEL.value, mask_clouds=_MASK_CLOUDS.value)
   choose = _from_files if _SOURCE.value == 'local' else _from_catalogue
   found, grid = choose(model.bands, polygons)
   size_km = grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000
   print(f'area: {size_km[0]:.2f} x {size_km[1]:.2f} km, EPSG:{grid.epsg}, {grid.width_px} x {grid.height_px} px')
-  reader = inputs.SceneReader(found, model.bands)
+  reader = inputs.SceneReader(found, model.bands, mask_clouds=_MASK_CLOUDS.value)
+  if reader.mask_clouds:
+    print(f'clouds masked by: {reader.masked_by}')
   reader.require_overlap(polygons.outline if polygons else grid.outline_lonlat())
   result = scene.embed(
     model, reader, grid, pathlib.Path(_OUT.value), level=_LEVEL.value, area=polygons, window_px=_WINDOW_PX.value,
@@ -244,6 +258,9 @@ def run() -> None:
   )  # fmt: skip
   if result.resumed:
     print(f'{result.resumed} strips were there already')
+  if reader.mask_clouds:
+    tags = json.loads((pathlib.Path(_OUT.value) / 'embedding.json').read_text())['tags']
+    print(f'{float(tags["masked_share"]):.1%} of the area is under masked cloud')
   for path in result.files:
     print(path)
   if reader.synthetic:

@@ -1,21 +1,26 @@
 """The pixels of an area: which scenes, and their windows in storage units."""
 
+import concurrent.futures
 import dataclasses
 import datetime
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import shapely
+from absl import logging
 
 from deepsentinel import sensors
-from deepsentinel.sources import base
+from deepsentinel.sources import base, remote
 
 CLOUD_UNKNOWN = 255
 _FIELDS = {'sentinel2': 's2', 'sentinel1': 's1'}
 _S2_STORED, _S1_STORED = (sensors.S2_NODATA, np.uint16), (sensors.S1_NODATA, np.int16)
 _NEAR_DEG = 1e-3  # how far a footprint may miss its pixels, about 100 m
+
+_What = TypeVar('_What')
+_Pixels = TypeVar('_Pixels')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,25 @@ class SceneInput:
     return self.scene.time.astimezone(datetime.UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
 
 
+def require_cloud_masks(source: base.ImagerySource, name: str) -> None:
+  """ValueError if a source, called `name`, has no cloud mask of any scene."""
+  if not hasattr(source, 'cloud_mask'):
+    raise ValueError(
+      f'--mask_clouds: {name!r} has no cloud masks. Leave the flag out, or take the scenes from a source that has '
+      'them: stac, earthengine, local files with their scene classification (SCL) beside them, or synthetic.'
+    )
+
+
+def _cloud_mask_of(item: SceneInput) -> str:
+  """What the cloud mask of an optical scene is; ValueError if there is none."""
+  require_cloud_masks(item.source, item.name)
+  said = getattr(item.source, 'cloud_mask_of', None)
+  try:
+    return said(item.scene) if said else f"{item.name}'s own cloud mask"
+  except ValueError as e:
+    raise ValueError(f'--mask_clouds: {e} Or leave the flag out.') from e
+
+
 def _own_grid(item: SceneInput) -> base.PatchGrid | None:
   """The scene's own pixels, where its source knows them as a projected grid."""
   own = getattr(item.source, 'grid', None)
@@ -52,11 +76,12 @@ class SceneReader:
   Args:
     inputs: of one sensor or both; of a sensor's scenes the first is on top, and the others fill what it leaves open.
     bands: the model's bands; those that a source does not have are left out of `spec`.
+    mask_clouds: optical pixels under the scenes' own cloud masks are nodata, which further scenes fill.
   Raises:
-    ValueError: a scene is given twice, or none has one of the bands.
+    ValueError: a scene is given twice, none has one of the bands, or clouds are to be masked of one without a mask.
   """
 
-  def __init__(self, inputs: Sequence[SceneInput], bands: Sequence[str]):
+  def __init__(self, inputs: Sequence[SceneInput], bands: Sequence[str], *, mask_clouds: bool = False):
     self.inputs: dict[str, list[SceneInput]] = {}
     for item in inputs:
       self.inputs.setdefault(item.scene.sensor, []).append(item)
@@ -76,6 +101,8 @@ class SceneReader:
         f'The model takes {list(bands)}; these scenes have none of them but {others}. Pass scenes with its bands, or a '
         'checkpoint trained on those at hand.'
       )
+    self.mask_clouds = mask_clouds
+    self._masks = self._known_masks()
     # Where a mosaic ends its scenes do not: only a scene alone is mirrored at its edges.
     self._extents = {sensor: _own_grid(i[0]) if len(i := self.inputs[sensor]) == 1 else None for sensor in self.bands}
     specs = {sensor: items[0].source.spec for sensor, items in self.inputs.items()}
@@ -85,6 +112,24 @@ class SceneReader:
       specs.get('sentinel2', known).s2_level,
       specs.get('sentinel1', known).s1_quantity,
     )
+
+  def _known_masks(self) -> dict[str, str]:
+    """Optical scene -> what its cloud mask is; scenes without one are left out, or refused where clouds are masked."""
+    if self.mask_clouds and 'sentinel2' not in self.bands:
+      raise ValueError('--mask_clouds: there is no optical band of these scenes that the model takes. Leave it out.')
+    found = {}
+    for item in self.inputs['sentinel2'] if 'sentinel2' in self.bands else ():
+      try:
+        found[item.scene.id] = _cloud_mask_of(item)
+      except ValueError:
+        if self.mask_clouds:
+          raise
+    return found
+
+  @property
+  def masked_by(self) -> str:
+    """By what clouds are masked; '' where they are not."""
+    return ', '.join(dict.fromkeys(self._masks.values())) if self.mask_clouds else ''
 
   def mirrored(self, grid: base.PatchGrid, pixels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What `read` gave for `grid`, with a scene's pixels mirrored beyond its edges, so that no false edge is seen.
@@ -128,28 +173,45 @@ class SceneReader:
   def read(self, grid: base.PatchGrid, *, clouds: bool = False) -> dict[str, np.ndarray]:
     """'s2' uint16 [H, W, C2] and 's1' int16 [H, W, C1] of `grid`, nodata outside the scenes.
 
-    With `clouds` also 'cloud' uint8 [H, W]: 1 cloud, 0 none, CLOUD_UNKNOWN where the source has no cloud mask or the
-    area no optical pixel.
+    With `clouds` also 'cloud' uint8 [H, W]: 1 cloud, 0 none, CLOUD_UNKNOWN where the scene has no cloud mask or there
+    is no optical pixel. Where clouds are masked, it is 1 where their masks left no scene's pixel.
     """
     out = {}
     for sensor, bands in self.bands.items():
-      values, number = self._mosaic(self.inputs[sensor], grid, bands)
+      items, hide = self.inputs[sensor], self.mask_clouds and sensor == 'sentinel2'
+      values, number, hidden = self._mosaic(items, grid, bands, hide)
       out[_FIELDS[sensor]] = values
       if clouds and sensor == 'sentinel2':
-        out['cloud'] = self._clouds(self.inputs[sensor], grid, number)
+        shown = self._clouds(items, grid, number) if not hide else np.where(number < 0, CLOUD_UNKNOWN, 0)
+        out['cloud'] = np.where(hidden, 1, shown).astype(np.uint8)
     if clouds and 'cloud' not in out:
       out['cloud'] = np.full((grid.height_px, grid.width_px), CLOUD_UNKNOWN, np.uint8)
     return out
 
   @staticmethod
   def _mosaic(
-    items: Sequence[SceneInput], grid: base.PatchGrid, bands: tuple[str, ...]
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Values [H, W, C], each pixel of the first scene that has most of its bands, and its number int [H, W], or -1."""
+    items: Sequence[SceneInput], grid: base.PatchGrid, bands: tuple[str, ...], hide: bool
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values [H, W, C], each pixel of the first scene that has most of its bands, and its number int [H, W], or -1.
+
+    With `hide` a scene has nothing under its cloud mask. The third, bool [H, W], is where only that left nothing.
+    """
     nodata, dtype = _S2_STORED if sensors.BANDS[bands[0]].sensor == 'sentinel2' else _S1_STORED
+    hidden = np.zeros((grid.height_px, grid.width_px), bool)
+
+    def read(item: SceneInput) -> np.ndarray:
+      found = _read(item, grid, bands)
+      observed = (found != nodata).any(-1)
+      if hide and observed.any():
+        cloud = observed & item.source.cloud_mask(item.scene, grid)  # type: ignore[attr-defined]
+        found[cloud] = nodata
+        hidden[cloud] = True
+      return found
+
     if len(items) == 1:  # whatever its footprint says, which may be roughly drawn
-      found = _read(items[0], grid, bands)
-      return found, np.where((found != nodata).any(-1), 0, -1)
+      found = read(items[0])
+      number = np.where((found != nodata).any(-1), 0, -1)
+      return found, number, hidden & (number < 0)
     outline = base.split_antimeridian(grid.outline_lonlat(4))
     reached = [i for i, item in enumerate(items) if shapely.dwithin(item.scene.footprint, outline, _NEAR_DEG)]
     values = np.full((grid.height_px, grid.width_px, len(bands)), nodata, dtype)
@@ -157,20 +219,25 @@ class SceneReader:
     for i in reached:
       if known.size and known.min() == len(bands):
         break
-      found = _read(items[i], grid, bands)
+      found = read(items[i])
       held = (found != nodata).sum(-1)
       better = held > known
       values[better], known[better], number[better] = found[better], held[better], i
-    return values, number
+    return values, number, hidden & (number < 0)
 
-  @staticmethod
-  def _clouds(items: Sequence[SceneInput], grid: base.PatchGrid, number: np.ndarray) -> np.ndarray:
+  def _clouds(self, items: Sequence[SceneInput], grid: base.PatchGrid, number: np.ndarray) -> np.ndarray:
     out = np.full(number.shape, CLOUD_UNKNOWN, np.uint8)
     for i, item in enumerate(items):
-      mask = getattr(item.source, 'cloud_mask', None)
       shown = number == i
-      if mask is not None and shown.any():
-        out[shown] = mask(item.scene, grid)[shown]
+      if item.scene.id not in self._masks or not shown.any():
+        continue
+      try:
+        out[shown] = item.source.cloud_mask(item.scene, grid)[shown]  # type: ignore[attr-defined]
+      except (remote.Denied, remote.QuotaError, remote.NoAnswer):
+        raise  # the same command, later, can have it
+      except ValueError as e:  # nothing else depends on it
+        logging.warning('Where scene %s has cloud stays unknown: %s', item.scene.id, e)
+        del self._masks[item.scene.id]
     return out
 
 
@@ -204,3 +271,14 @@ def observed(pixels: dict[str, np.ndarray], field: str) -> np.ndarray:
   if field not in pixels:
     return np.zeros(next(iter(pixels.values())).shape[:2], bool)
   return np.any(pixels[field] != {'s2': sensors.S2_NODATA, 's1': sensors.S1_NODATA}[field], axis=-1)
+
+
+def read_ahead(read: Callable[[_What], _Pixels], wanted: Sequence[_What]) -> Iterator[_Pixels]:
+  """`read` of everything wanted, in order, the next one on a thread while the caller works on this one."""
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    ahead = [pool.submit(read, what) for what in wanted[:1]]
+    for i in range(len(wanted)):
+      pixels = ahead.pop().result()
+      if i + 1 < len(wanted):
+        ahead.append(pool.submit(read, wanted[i + 1]))
+      yield pixels

@@ -18,10 +18,34 @@ _PLACES, _LOOK_PX = 3, 64  # a side: of how many places pixels are looked at fir
 PIXELS = ('header', 'landcover')  # one value a pixel, by the deconvolution header
 
 
-def require(model: Trained, level: str) -> None:
-  """ValueError if there is no such level, or this model does not have it."""
+def masked_in_training(model: Trained) -> float:
+  """Probability that a training example lost the optical pixels of a part, as a cloud mask takes them."""
+  return float(model.config.get(model.stage, {}).get('masked_cloud', 0))
+
+
+def _knows_radar_alone(model: Trained) -> bool:
+  """Whether it was trained to work without any optical band."""
+  return any(set(subset) == set(model.spec.s1_bands) for subset in model.subsets)
+
+
+def warn_of_masks(model: Trained, reader: inputs.SceneReader) -> None:
+  """Where clouds are masked: says if the model has seen the optical bands missing as a whole, but never in part."""
+  if reader.mask_clouds and not masked_in_training(model):
+    logging.warning(
+      'This checkpoint was trained to work without optical bands, but not with a part of their pixels missing: what it '
+      'makes of the rim of a masked cloud is not tested. One of configs/under_cloud.py (masked_cloud) was trained so.'
+    )
+
+
+def require(model: Trained, level: str, *, mask_clouds: bool = False) -> None:
+  """ValueError if there is no such level, this model does not have it, or it was not trained for masked clouds."""
   if level not in LEVELS:
     raise ValueError(f'Unknown level {level!r}. Known: {", ".join(LEVELS)}.')
+  if mask_clouds and not masked_in_training(model) and not _knows_radar_alone(model):
+    raise ValueError(
+      f'--mask_clouds: this checkpoint has never seen missing optical pixels (config.{model.stage}.masked_cloud and '
+      'sensor_dropout are 0). Take one that was trained for them (configs/under_cloud.py), or leave out --mask_clouds.'
+    )
   if level not in PIXELS:
     return
   if not model.classes:

@@ -20,8 +20,8 @@ def write(path: pathlib.Path, strips: Strips, layout: Layout, grid: base.PatchGr
   """Rows of the patches that have a valid pixel, strip by strip, so that memory does not grow with the area.
 
   Columns: id (CRS, left and top of the patch in metres), row and col (its place in the area), clear (share of its
-  pixels that lie in the area and have data), embedding (list of float32), geometry (polygon in the grid's CRS). The
-  file's metadata hold `tags`, beside what GeoParquet 1.1 asks for.
+  pixels that lie in the area, have data and, where clouds are masked, are not under cloud), embedding (list of
+  float32), geometry (polygon in the grid's CRS). The file's metadata hold `tags`, beside what GeoParquet 1.1 asks for.
 
   Args:
     path: of the file.

@@ -191,7 +191,7 @@ def draw(
   shrink: int,
   level: str,
   target: legend.Target | None,
-  made_by: str = '',
+  notes: Sequence[str] = (),
 ) -> None:
   """Writes the picture.
 
@@ -203,12 +203,12 @@ def draw(
     shrink: of the strips' previews.
     level: 'map', 'patch', 'header' or 'landcover'.
     target: of the land-cover strips; None where there are none.
-    made_by: what is to be said of the model.
+    notes: what is to be said of the model and of what it was shown.
   """
   # The last cells may reach beyond the area: pictures are cut at the area's edge.
   extent_km = (grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000)
   sides_km = (layout.cols * layout.stride * grid.pixel_m / 1000, layout.rows * layout.stride * grid.pixel_m / 1000)
-  panels = [_imagery(strips, reader.spec, grid, layout, shrink)]
+  panels = [_imagery(strips, reader, grid, layout, shrink)]
   around = 0 if level == 'patch' else 1
   colours = fit_colours(sample_cells(strips, layout, around=around))
   cell_m = layout.stride * grid.pixel_m
@@ -227,10 +227,11 @@ def draw(
     sure = _entropy_colours()
     image = _joined(strips, layout, 'quality', step, lambda values: sure[values[..., 0]])
     panels.append(Panel('Entropy of the class probabilities', image, 'share of the entropy of a pure guess'))
-  _write(path, panels, sides_km, extent_km, _caption(reader, grid, made_by), target)
+  _write(path, panels, sides_km, extent_km, _caption(reader, grid, notes), target)
 
 
-def _imagery(strips: Strips, spec: sensors.SensorSpec, grid: base.PatchGrid, layout: Layout, shrink: int) -> Panel:
+def _imagery(strips: Strips, reader: SceneReader, grid: base.PatchGrid, layout: Layout, shrink: int) -> Panel:
+  spec = reader.spec
   bands = preview_bands(spec)
 
   def convert(stored: np.ndarray) -> np.ndarray:
@@ -243,6 +244,8 @@ def _imagery(strips: Strips, spec: sensors.SensorSpec, grid: base.PatchGrid, lay
     return Colours(np.zeros(1), np.ones((3, 1)), *_ends(shown), np.ones(3))(shown)
 
   named = {'B4': 'Sentinel-2, true colour', 'VV': 'Sentinel-1, VV, VH, VV - VH'}.get(bands[0], bands[0])
+  if reader.mask_clouds and spec.s2_bands:
+    named += ', clouds masked'
   step = _step(-(-max(grid.height_px, grid.width_px) // shrink))
   return Panel(named, _joined(strips, layout, 'preview', step, convert))
 
@@ -268,7 +271,7 @@ def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.full(3, low), np.full(3, high)
 
 
-def _caption(reader: SceneReader, grid: base.PatchGrid, made_by: str) -> str:
+def _caption(reader: SceneReader, grid: base.PatchGrid, notes: Sequence[str]) -> str:
   described = reader.describe()
   lines = [
     f'{i["sensor"].replace("sentinel", "Sentinel-")}: {i["scene"]}, {i["time"]}' for i in described[:_MOST_LINES]
@@ -278,7 +281,7 @@ def _caption(reader: SceneReader, grid: base.PatchGrid, made_by: str) -> str:
   lon, lat = grid.outline_lonlat().centroid.coords[0]
   place = f'EPSG:{grid.epsg}, centre {abs(lat):.3f} {"NS"[lat < 0]} {abs(lon):.3f} {"EW"[lon < 0]}'
   made = ['SyntheticEarth: computed, not observed'] if reader.synthetic else []
-  return '\n'.join([*made, *([made_by] if made_by else []), *lines, place])
+  return '\n'.join([*made, *notes, *lines, place])
 
 
 def _write(

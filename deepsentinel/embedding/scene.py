@@ -1,11 +1,9 @@
 """An area embedded window by window, in bounded memory; a killed run goes on where it was."""
 
-import concurrent.futures
 import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ import tqdm
 from deepsentinel import decoders, legend, provenance, sensors
 from deepsentinel.embedding import geotiff, levels, patchtable, picture, windows
 from deepsentinel.embedding.area import Polygons
-from deepsentinel.embedding.inputs import SceneReader, valid_pixels
+from deepsentinel.embedding.inputs import SceneReader, read_ahead, valid_pixels
 from deepsentinel.embedding.strips import LAST, Strips
 from deepsentinel.sources import base
 from deepsentinel.train.trained import Trained
@@ -89,12 +87,13 @@ def embed(
   Raises:
     ValueError: the model was not trained for these pixels, lacks the level, or `out` holds something else.
   """
-  levels.require(model, level)
+  levels.require(model, level, mask_clouds=reader.mask_clouds)
   model.spec.require(reader.spec, subsets=model.subsets)
   model, layout = _planned(model, (grid.height_px, grid.width_px), level, window_px)
   job = _Job(model, reader, grid, out, level, area, layout)
   if job.finished():
     return dataclasses.replace(job.result, resumed=layout.strips)
+  levels.warn_of_masks(model, reader)
   if check_bands and not job.begun:
     levels.look_at_pixels(model, reader, grid)
   resumed = job.start()
@@ -182,6 +181,7 @@ class _Job:
       'windows': dataclasses.asdict(self.layout),
       'attention_px': self.attention_px,
       'inputs': self.reader.describe(),
+      'clouds_masked_by': self.reader.masked_by or None,
       'spec': self.reader.spec.to_dict(),
       'synthetic': self.reader.synthetic,
     }
@@ -240,6 +240,8 @@ class _Job:
     }
     if self.level == 'patch':
       kinds['clear'] = _Kind(1, (), np.float32, 0)
+    if self.reader.mask_clouds:
+      kinds['masked'] = _Kind(1, (2,), np.int32, 0)  # pixels of a cell under masked cloud, and in the area
     if self.level == 'header':
       channels = decoders.block_channels(features, self.model.module.header_width)[-1]
       kinds['header'] = _Kind(stride, (channels,), np.float16, np.nan)
@@ -251,7 +253,7 @@ class _Job:
   def fill_strips(self, bar: tqdm.tqdm) -> None:
     wanted = [i for i in range(self.layout.strips) if not self.strips.finished(i)]
     tiles = [(strip, tile) for strip in wanted for tile in range(self.layout.tiles_a_strip)]
-    pixels, kinds = _read_ahead(self._read, tiles), self.kinds
+    pixels, kinds = read_ahead(self._read, tiles), self.kinds
     for strip in wanted:
       first, after = self.layout.strip_rows(strip)
       rows, cols = after - first, self.layout.cols
@@ -276,7 +278,7 @@ class _Job:
     inside = self._inside(window.window(own.start, own.start, own.stop - own.start, own.stop - own.start))
     if not inside.any():
       return {}, {}, inside
-    pixels = self.reader.read(window, clouds=self.level == 'landcover')
+    pixels = self.reader.read(window, clouds=self.level == 'landcover' or self.reader.mask_clouds)
     seen = self.reader.mirrored(window, {field: values for field, values in pixels.items() if field != 'cloud'})
     return {field: values[own, own] for field, values in pixels.items()}, seen, inside
 
@@ -302,6 +304,8 @@ class _Job:
       nothing = {'s2': sensors.S2_NODATA, 's1': sensors.S1_NODATA}
       shown = {field: np.where(inside[..., None], values, nothing[field]) for field, values in shown.items()}
     out = {'preview': picture.preview(shown, self.reader.spec, self.shrink)}
+    if self.reader.mask_clouds:
+      out['masked'] = np.stack([self._by_cell(inside & (pixels['cloud'] == 1)), self._by_cell(inside)], -1)
     made = self._network(seen, valid) if valid.any() else {}
     if self.level == 'landcover':
       probabilities = layout.join(made['probabilities'], layout.stride) if made else None
@@ -310,14 +314,19 @@ class _Job:
         out['landcover'] = levels.landcover(probabilities, valid)
     if not made:
       return out
-    # [t * stride, t * stride] -> [t, t]
-    by_cell = valid.reshape(layout.tile, layout.stride, layout.tile, layout.stride)
-    out['embedding'] = np.where(by_cell.any((1, 3))[..., None], layout.join(made['embedding']), np.nan)
+    known = self._by_cell(valid)
+    out['embedding'] = np.where((known > 0)[..., None], layout.join(made['embedding']), np.nan)
     if self.level == 'patch':
-      out['clear'] = by_cell.mean((1, 3))
+      clear = valid & (pixels['cloud'] != 1) if self.reader.mask_clouds else valid
+      out['clear'] = self._by_cell(clear) / layout.stride**2
     if self.level == 'header':
       out['header'] = np.where(valid[..., None], layout.join(made['channels'], layout.stride), np.nan)
     return out
+
+  def _by_cell(self, pixels: np.ndarray) -> np.ndarray:
+    """How many pixels bool [t * stride, t * stride] of a tile's cells are True: int [t, t]."""
+    layout = self.layout
+    return pixels.reshape(layout.tile, layout.stride, layout.tile, layout.stride).sum((1, 3))
 
   def _network(self, seen: Pixels, valid: np.ndarray) -> dict[str, np.ndarray]:
     """The network's outputs for a tile's windows; 0 for those that reach no valid pixel of the tile."""
@@ -349,14 +358,24 @@ class _Job:
       target = legend.target_of(self.model.config['finetune'])
       geotiff.write_landcover(result.landcover, self.strips, rows, self.grid, self.model.classes, target.colours, tags)
       geotiff.write_quality(result.quality, self.strips, rows, self.grid, tags)
-    made_by = 'Model trained on SyntheticEarth, a simulated world' if self.model.synthetic else ''
-    picture.draw(result.picture, self.strips, self.reader, self.grid, layout, self.shrink, self.level, target, made_by)
+    notes = ['Model trained on SyntheticEarth, a simulated world'] if self.model.synthetic else []
+    if 'masked_share' in tags:
+      notes.append(f'Clouds masked by {tags["clouds_masked_by"]}: {float(tags["masked_share"]):.0%} of the pixels')
+    picture.draw(result.picture, self.strips, self.reader, self.grid, layout, self.shrink, self.level, target, notes)
     provenance.write_json(self.out / 'embedding.json', {'job': self.identity, 'complete': True, 'tags': tags})
     self.strips.remove()
 
   def _tags(self) -> dict[str, str]:
     """Of every file: what it was made from."""
-    inputs = self.reader.describe()
+    inputs, masked = self.reader.describe(), {}
+    if self.reader.mask_clouds:
+      parts = (self.strips.load('masked', i).sum((0, 1)) for i in range(self.layout.strips))
+      under, pixels = np.sum(list(parts), 0)
+      masked = {
+        'clouds_masked_by': self.reader.masked_by,
+        'masked_share': f'{under / max(pixels, 1):.4f}',
+        'masked_cloud_in_training': f'{levels.masked_in_training(self.model):g}',
+      }
     return {
       'checkpoint_sha256': self.model.sha256,
       'checkpoint_stage': self.model.stage,
@@ -370,18 +389,8 @@ class _Job:
       'level': self.level,
       'attention_px': str(self.attention_px or ''),
       'synthetic': str(self.reader.synthetic).lower(),
+      **masked,
     }
-
-
-def _read_ahead(read, tiles: list[tuple[int, int]]) -> Iterator[tuple[Pixels, Pixels, np.ndarray]]:
-  """`read` of every tile in order, the next one on a thread while the caller works on this one."""
-  with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    ahead = [pool.submit(read, tile) for tile in tiles[:1]]
-    for i in range(len(tiles)):
-      pixels = ahead.pop().result()
-      if i + 1 < len(tiles):
-        ahead.append(pool.submit(read, tiles[i + 1]))
-      yield pixels
 
 
 def _short(value: Any) -> str:

@@ -215,7 +215,8 @@ class ImagerySource(Protocol):
 
   One on a network may also have `connect()`, which is called before the first patch is fetched: ValueError says why the
   platform lets no one in.
-  One that knows clouds may have `cloud_mask(scene, grid)`: bool [H, W] of an optical scene, True under cloud.
+  One that knows clouds may have `cloud_mask(scene, grid)`: bool [H, W] of an optical scene, True under cloud; and where
+  not every scene has a mask, `cloud_mask_of(scene)`, which says what it is: ValueError says why there is none.
   """
 
   spec: sensors.SensorSpec

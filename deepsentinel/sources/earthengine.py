@@ -14,7 +14,7 @@ import shapely
 import shapely.geometry
 
 from deepsentinel import sensors
-from deepsentinel.sources import base, remote, sidecar
+from deepsentinel.sources import base, cloudmasks, remote, sidecar
 
 HIGH_VOLUME = 'https://earthengine-highvolume.googleapis.com'
 _CLOUD_SCORE = 'GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED'
@@ -213,6 +213,20 @@ class EarthEngine:
         f'{(grid.height_px, grid.width_px)} of {tuple(bands)} were asked for.'
       )
     return np.stack([answer[band] for band in bands], axis=2)
+
+  def cloud_mask_of(self, scene: base.Scene) -> str:
+    """What the cloud mask of an optical scene is; ValueError where its collection has none."""
+    if self.spec.s2_level != 'L2A':
+      raise ValueError(
+        f'{self._collections["sentinel2"]} has no scene classification. Use s2_collection='
+        '"COPERNICUS/S2_SR_HARMONIZED", which has.'
+      )
+    return cloudmasks.TITLES[cloudmasks.SCL]
+
+  def cloud_mask(self, scene: base.Scene, grid: base.PatchGrid) -> np.ndarray:
+    """bool [H, W]: what the scene classification takes for cloud, shadow or a defect; ValueError as of `read`."""
+    self.cloud_mask_of(scene)
+    return np.isin(self._pixels(scene.metadata['asset'], grid, ('SCL',), None)[..., 0], cloudmasks.SCL_HIDDEN)
 
   def _cloud_share(self, scene: base.Scene, grid: base.PatchGrid) -> float | None:
     """Share of the grid that Cloud Score+ does not call clear, 0 to 1; None where it has no answer."""

@@ -10,10 +10,11 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import shapely
 
 from deepsentinel import sensors
-from deepsentinel.sources import base, raster, scenefiles, sidecar
+from deepsentinel.sources import base, cloudmasks, raster, scenefiles, sidecar
 
 _SUFFIXES = ('.tif', '.tiff', '.jp2', '.vrt')
 _CATALOGUE_KEYS = (
@@ -27,7 +28,8 @@ class LocalScenes:
 
   A scene is one multi-band file, or one file a band (`B02.tif`, `.._B8A.tif`, `.._VV.tif`) in a folder. What is not
   stated here is read from the catalogue, from JSON beside the files (Earth Engine's, STAC's, BigEarthNet's), from
-  GDAL's tags or from an ESA product name in the path. Units are never guessed.
+  GDAL's tags or from an ESA product name in the path. Units are never guessed. A scene classification (`SCL.tif`,
+  `.._SCL_20m.jp2`) or `cloud_mask.tif` beside the bands, or a band so called, is the scene's cloud mask.
 
   Args:
     path: a folder (searched downwards), a glob, one raster, or a catalogue: .json (list of objects) or .csv, with
@@ -64,7 +66,7 @@ class LocalScenes:
       scenes = [self._from_catalogue(row, place) for row in _catalogue(place)]
     else:
       scenes = self._from_files(*_files(self.path))
-    self._scenes = _by_id(scenes, self.path)
+    self._scenes = _by_id(scenefiles.with_cloud_masks(scenes, _SUFFIXES), self.path)
     self.spec = scenefiles.spec_of(self._scenes.values(), self._stated)
 
   def _from_files(self, files: list[pathlib.Path], explicit: bool) -> list[scenefiles.LocalScene]:
@@ -75,14 +77,14 @@ class LocalScenes:
       if band:
         key = (file.parent, rest, sensors.BANDS[band].sensor)
         groups.setdefault(key, {})[band] = raster.RasterBand(str(file))
-      elif not sidecar.names_a_band(file.stem):
+      elif not (sidecar.names_a_band(file.stem) or cloudmasks.of_name(file.stem)[0]):
         whole.append(file)
     scenes = [self._scene(folder, rest, sensor, bands) for (folder, rest, sensor), bands in groups.items()]
     banded = {folder for folder, _, _ in groups}
     unnamed = []
     for file in whole:
       if file.parent in banded:
-        continue  # a mask or an angle beside the bands
+        continue  # an angle beside the bands
       found = self._from_stack(file, alone=sum(f.parent == file.parent for f in whole) == 1)
       scenes += found
       if not found:
@@ -188,6 +190,14 @@ class LocalScenes:
   def read(self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str]) -> base.Patch:
     """Pixels of `scene` on `grid`, in the unit of its files; `valid` where any band has data."""
     return scenefiles.read_scene(self._local(scene), grid, bands)
+
+  def cloud_mask_of(self, scene: base.Scene) -> str:
+    """What the cloud mask of an optical scene is; ValueError if there is none."""
+    return scenefiles.cloud_mask_of(self._local(scene))
+
+  def cloud_mask(self, scene: base.Scene, grid: base.PatchGrid) -> np.ndarray:
+    """bool [H, W]: what the scene's mask takes for cloud; ValueError if there is none."""
+    return scenefiles.read_cloud_mask(self._local(scene), grid)
 
 
 class PatchStacks:

@@ -97,14 +97,15 @@ def aligned(transform: affine.Affine, crs: int | str, grid: base.PatchGrid) -> t
   return round(row), round(col)
 
 
-def nearest(file: rasterio.DatasetReader, grid: base.PatchGrid) -> tuple[np.ndarray, np.ndarray]:
+def nearest(file: rasterio.DatasetReader, grid: base.PatchGrid, number: int = 1) -> tuple[np.ndarray, np.ndarray]:
   """Of a map of classes, the pixel under the centre of each pixel of a grid.
 
   Args:
     file: in any CRS; longitudes may run from -180 or from 0, and the grid may lie across the antimeridian.
     grid: where to look.
+    number: of the band.
   Returns:
-    values [H, W] of the file's first band, in its type, 0 outside; inside bool [H, W].
+    values [H, W] of the band, in its type, 0 outside; inside bool [H, W].
   Raises:
     rasterio.errors.RasterioIOError: the file is cut short or damaged.
   """
@@ -118,7 +119,7 @@ def nearest(file: rasterio.DatasetReader, grid: base.PatchGrid) -> tuple[np.ndar
     col = col % (360 / file.transform.a)  # once around the Earth
   there &= (row >= 0) & (row < file.height) & (col >= 0) & (col < file.width)
   row, col = (np.where(there, np.floor(at), 0).astype(np.int64) for at in (row, col))
-  values = np.zeros(there.shape, file.dtypes[0])
+  values = np.zeros(there.shape, file.dtypes[number - 1])
 
   def fill(wanted: np.ndarray) -> None:
     rows, cols = row[wanted], col[wanted]
@@ -132,7 +133,7 @@ def nearest(file: rasterio.DatasetReader, grid: base.PatchGrid) -> tuple[np.ndar
       fill(wanted & ~first)
       return
     window = rasterio.windows.Window(left, top, right - left, bottom - top)
-    values[wanted] = file.read(1, window=window)[rows - top, cols - left]
+    values[wanted] = file.read(number, window=window)[rows - top, cols - left]
 
   fill(there)
   return values, there

@@ -1,18 +1,20 @@
 """A scene as files: which file holds which band, in what unit, and what has to be known before it can be read."""
 
+import collections
 import dataclasses
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import rasterio
 
 from deepsentinel import sensors
-from deepsentinel.sources import base, raster, sidecar
+from deepsentinel.sources import base, cloudmasks, raster, sidecar
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalScene:
-  """A scene with its files: where each band lies, in which unit, and what number means nodata."""
+  """A scene with its files: where each band lies, in which unit, what number means nodata, and its cloud mask."""
 
   scene: base.Scene
   bands: Mapping[str, raster.RasterBand]
@@ -20,6 +22,7 @@ class LocalScene:
   quantity: str
   level: str
   nodata: float | None = None
+  cloud_mask: cloudmasks.CloudMask | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +176,60 @@ def read_scene(local: LocalScene, grid: base.PatchGrid, bands: Sequence[str]) ->
     )
   values, valid = raster.read_bands([local.bands[b] for b in bands], grid, local.unit, local.nodata)
   return base.Patch(values, np.any(valid, axis=2), tuple(bands), local.unit)
+
+
+def with_cloud_masks(scenes: Iterable[LocalScene], suffixes: Sequence[str]) -> list[LocalScene]:
+  """Optical scenes with the cloud mask that lies beside their bands, or as a band of the scene's own file.
+
+  Beside them is 'REST_SCL.tif' for bands 'REST_B02.tif', and for the only scene of a folder 'SCL.tif' as well.
+  """
+  scenes = list(scenes)
+
+  def folder(local: LocalScene) -> pathlib.Path:
+    return pathlib.Path(next(iter(local.bands.values())).path).parent
+
+  optical = collections.Counter(folder(local) for local in scenes if local.scene.sensor == 'sentinel2')
+  masks = {place: cloudmasks.in_folder(place, suffixes) for place in optical}
+  out = []
+  for local in scenes:
+    if local.scene.sensor == 'sentinel2':
+      place = pathlib.Path(next(iter(local.bands.values())).path)
+      own = masks[place.parent]
+      band, rest = sidecar.band_of_file(place.stem)
+      mask = own.get(rest) if band else _mask_band(str(place)) or own.get(place.stem)
+      if mask is None and optical[place.parent] == 1:
+        mask = own.get('')
+      local = dataclasses.replace(local, cloud_mask=mask)
+    out.append(local)
+  return out
+
+
+def _mask_band(path: str) -> cloudmasks.CloudMask | None:
+  """The band of a multi-band file whose description says that it is a cloud mask."""
+  with raster.opened(path) as dataset:
+    for number, description in enumerate(dataset.descriptions, start=1):
+      kind, rest = cloudmasks.of_name(description or '')
+      if kind and not rest:
+        return cloudmasks.CloudMask(path, kind, number)
+  return None
+
+
+def cloud_mask_of(local: LocalScene) -> str:
+  """What the cloud mask of a scene is; ValueError if there is none."""
+  if local.cloud_mask is None:
+    folder = pathlib.Path(next(iter(local.bands.values())).path).parent
+    raise ValueError(
+      f'Scene {local.scene.id} has no cloud mask. Put its scene classification (..._SCL_20m.jp2, SCL.tif) or a '
+      f'cloud_mask.tif (0 clear) beside its bands in {folder}.'
+    )
+  return local.cloud_mask.title
+
+
+def read_cloud_mask(local: LocalScene, grid: base.PatchGrid) -> np.ndarray:
+  """bool [H, W], True under cloud (`cloudmasks.read`); ValueError if the scene has no mask."""
+  cloud_mask_of(local)
+  assert local.cloud_mask is not None
+  return cloudmasks.read(local.cloud_mask, grid)
 
 
 def spec_of(scenes: Iterable[LocalScene], stated: Stated) -> sensors.SensorSpec:

@@ -7,19 +7,20 @@ import importlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import shapely
 import shapely.geometry
 
 from deepsentinel import sensors
-from deepsentinel.sources import base, raster, remote, scenefiles, sidecar
+from deepsentinel.sources import base, cloudmasks, raster, remote, scenefiles, sidecar
 
 # Sentinel-2 as ESA distributes it: reflectance x 10,000, plus 1000 from this processing baseline on.
 PRODUCT_UNIT = 'product'
 _OFFSET_FROM = '04.00'
 _PAGE_ITEMS = 100  # servers' own default is often ten; at several hundred some answers grow too large for their gateway
+_Read = TypeVar('_Read')
 
 
 class StacScenes:
@@ -176,10 +177,12 @@ class StacScenes:
     for item in items:
       assets = _assets(item)
       if item.get('geometry') and all(band in assets for band in wanted):
-        scenes[item['id']] = self._scene(item, sensor, {band: assets[band] for band in wanted})
+        scenes[item['id']] = self._scene(item, sensor, {band: assets[band] for band in wanted}, _classified(item))
     return list(scenes.values())
 
-  def _scene(self, item: Mapping[str, Any], sensor: str, assets: Mapping[str, Mapping[str, Any]]) -> base.Scene:
+  def _scene(
+    self, item: Mapping[str, Any], sensor: str, assets: Mapping[str, Mapping[str, Any]], cloud_mask: str
+  ) -> base.Scene:
     facts = sidecar.from_stac(item).over(sidecar.from_name(str(item['id'])))
     where = f'STAC item {item["id"]} of {self.url}'
     if facts.sensor not in ('', sensor):
@@ -210,6 +213,8 @@ class StacScenes:
     listed = {band: sidecar.stac_raster(asset).get('nodata') for band, asset in assets.items()}
     nodata = {band: None if value is None else float(value) for band, value in listed.items()}
     where_to_read = {'hrefs': {band: asset['href'] for band, asset in assets.items()}, 'unit': unit, 'nodata': nodata}
+    if cloud_mask and sensor == 'sentinel2':
+      where_to_read['cloud_mask'] = cloud_mask
     return base.Scene(facts.id, sensor, footprint, facts.time, facts.orbit_pass, facts.relative_orbit,
                       {**facts.metadata, **where_to_read})  # fmt: skip
 
@@ -239,9 +244,36 @@ class StacScenes:
     missing = [band for band in bands if band not in hrefs]
     if missing:
       raise ValueError(f'Scene {scene.id} has no band(s) {", ".join(missing)}; it has {", ".join(hrefs)}.')
+    return self._signed(lambda: self._read(scene, grid, bands))
+
+  def cloud_mask_of(self, scene: base.Scene) -> str:
+    """What the cloud mask of an optical scene is; ValueError if its item lists none."""
+    if 'cloud_mask' not in scene.metadata:
+      raise ValueError(
+        f'STAC item {scene.id} of {self.url} lists no scene classification (asset "scl" or "SCL"). Take a collection '
+        'of Sentinel-2 L2A that has it, as those of Earth Search, of the Planetary Computer and of the Data Space do.'
+      )
+    return cloudmasks.TITLES[cloudmasks.SCL]
+
+  def cloud_mask(self, scene: base.Scene, grid: base.PatchGrid) -> np.ndarray:
+    """bool [H, W]: what the scene classification takes for cloud, shadow or a defect (`cloudmasks.read`).
+
+    Raises:
+      ValueError: the item lists none, or as of `read`.
+    """
+    self.cloud_mask_of(scene)
+
+    def read() -> np.ndarray:
+      href = self._sign(scene.metadata['cloud_mask'])
+      return cloudmasks.read(cloudmasks.CloudMask(href, cloudmasks.SCL), grid, self._client_of(href))
+
+    return self._signed(read)
+
+  def _signed(self, read: Callable[[], _Read]) -> _Read:
+    """What `read` gives, which is called again with a new token where the store wants one."""
     for last in (False, True):
       try:
-        return self._read(scene, grid, bands)
+        return read()
       except remote.Denied as e:
         if last or not self._sign_name:
           mend = 'sign=... gave a token that is not taken.' if self._sign_name else 'Pass sign="package:function".'
@@ -252,13 +284,15 @@ class StacScenes:
     unit, parts = scene.metadata['unit'], []
     for band in bands:
       href = self._sign(scene.metadata['hrefs'][band])
-      client = self._client if href.startswith(('http://', 'https://')) else None
-      values, valid = raster.read_bands(
-        [raster.RasterBand(href, client=client)], grid, unit, scene.metadata['nodata'][band]
-      )
+      where = raster.RasterBand(href, client=self._client_of(href))
+      values, valid = raster.read_bands([where], grid, unit, scene.metadata['nodata'][band])
       parts.append((values[..., 0], valid[..., 0]))
     values, valid = raster.stack_bands(parts, unit)
     return base.Patch(values, np.any(valid, axis=2), tuple(bands), unit)
+
+  def _client_of(self, href: str) -> remote.Client | None:
+    """By which a URL is read; None where GDAL knows how ('s3://', a path)."""
+    return self._client if href.startswith(('http://', 'https://')) else None
 
 
 def _json(path: pathlib.Path) -> Any:
@@ -278,3 +312,13 @@ def _assets(item: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
       pixel_m = float(asset.get('gsd') or about.get('spatial_resolution') or about.get('gsd') or 0)
       found[band] = min(found.get(band, (pixel_m, key)), (pixel_m, key))
   return {band: item['assets'][key] for band, (_, key) in found.items()}
+
+
+def _classified(item: Mapping[str, Any]) -> str:
+  """URL of the finest scene classification that an item lists ('scl', 'SCL', 'SCL_20m'), or ''."""
+  found = [
+    (float(asset.get('gsd') or sidecar.stac_raster(asset).get('spatial_resolution') or 0), asset['href'])
+    for key, asset in item['assets'].items()
+    if cloudmasks.of_name(key) == (cloudmasks.SCL, '')
+  ]
+  return min(found)[1] if found else ''

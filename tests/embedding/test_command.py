@@ -10,6 +10,7 @@ from deepsentinel import embed
 from deepsentinel.sources import base
 from deepsentinel.train import checkpoint
 from tests.embedding.small_area import make_grid, make_model
+from tests.sources.scene_files import write
 
 if not flags.FLAGS.is_parsed():
   flags.FLAGS(['embed', '--checkpoint=run', '--out=out'])
@@ -72,6 +73,27 @@ def test_a_part_of_a_local_scene(scene_files, tmp_path):
     # The box of longitudes and latitudes around the window, on the scene's own pixels.
     assert 0 <= 600_010 + 300 - dataset.bounds.left < 20
     assert (dataset.bounds.left - 600_010) % 10 == 0
+
+
+def test_masked_clouds(scene_files, tmp_path, monkeypatch, capsys):
+  model = make_model(attention=True)
+  monkeypatch.setattr(checkpoint, 'load_trained', lambda path, stage=None: model)
+  with pytest.raises(ValueError, match='this checkpoint has never seen missing optical pixels'):
+    run(tmp_path / 'out', mask_clouds=True, **scene_files)
+  model.config['pretrain']['masked_cloud'] = 0.3
+  with pytest.raises(ValueError, match=r'--mask_clouds: Scene S2_20200601 has no cloud mask.*leave the flag out'):
+    run(tmp_path / 'out', mask_clouds=True, **scene_files)
+  assert not (tmp_path / 'out').exists()
+  classes = np.full((1, 50, 45), 4, np.uint8)
+  classes[0, :10] = 9
+  write(tmp_path / 'S2_20200601' / 'SCL.tif', classes, pixel=20.0, x=600_010, y=5_300_020)
+  run(tmp_path / 'out', mask_clouds=True, **scene_files)
+  printed = capsys.readouterr().out
+  assert 'clouds masked by: scene classification (SCL)' in printed
+  assert '% of the area is under masked cloud' in printed
+  with rasterio.open(tmp_path / 'out' / 'embedding.tif') as dataset:
+    assert dataset.tags()['clouds_masked_by'] == 'scene classification (SCL)'
+    assert np.isfinite(dataset.read()).all()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def folder(tmp_path_factory):
     'VV': (rng.normal(-12, 4, (SIDE, SIDE)).astype(np.float32), -999.0),
     'VH': (rng.normal(-18, 4, (SIDE, SIDE)).astype(np.float32), -999.0),
     'cs': (rng.uniform(0, 1, (SIDE, SIDE)).astype(np.float32), -999.0),
+    'SCL': (rng.integers(1, 12, (SIDE, SIDE), np.uint8), 0),
   }  # fmt: skip
   for array, nodata in arrays.values():
     array[100:104, 100:132] = nodata  # the four upper rows of the patch are masked
@@ -72,7 +73,7 @@ def server(folder):
     days = ('2020-03-31', '2020-04-02', '2020-04-07', '2020-04-12', '2020-05-01')
     server.images = [image(OPTICAL, day) for day in days] + [image(RADAR, '2020-04-08')]
     for listed in server.images:
-      names = ('B2', 'B4') if OPTICAL in listed['id'] else ('VV', 'VH')
+      names = ('B2', 'B4', 'SCL') if OPTICAL in listed['id'] else ('VV', 'VH')
       server.bands[listed['id']] = {name: f'{name}.tif' for name in names}
     yield server
 
@@ -125,6 +126,17 @@ def test_the_catalogue(server, source):
                     image(RADAR, '2020-04-10', transmitterReceiverPolarisation=['HH', 'HV'])]  # fmt: skip
   (radar,) = here.search('sentinel1', GRID.outline_lonlat(), *APRIL)
   assert (radar.orbit_pass, radar.relative_orbit, radar.metadata['unit']) == ('ascending', 15, 'db')
+
+
+def test_the_cloud_mask_is_the_scene_classification(server, source, folder):
+  here = source()
+  scene = here.search('sentinel2', GRID.outline_lonlat(), *APRIL)[0]
+  assert here.cloud_mask_of(scene) == 'scene classification (SCL)'
+  hidden = np.isin(of_file(folder, 'SCL'), (0, 1, 3, 8, 9, 10))
+  np.testing.assert_array_equal(here.cloud_mask(scene, GRID), hidden)
+  assert 0 < hidden.mean() < 1
+  with pytest.raises(ValueError, match=r'COPERNICUS/S2_HARMONIZED has no scene classification.*S2_SR_HARMONIZED'):
+    source(s2_collection='COPERNICUS/S2_HARMONIZED').cloud_mask(scene, GRID)
 
 
 def test_pixels_are_those_of_the_platform(server, source, folder):

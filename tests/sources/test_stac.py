@@ -14,7 +14,7 @@ import shapely
 
 from configs.corpora import common
 from deepsentinel.sources import base, remote, stac
-from tests.sources import fetched, stac_server
+from tests.sources import fetched, scene_files, stac_server
 
 DATA = pathlib.Path(os.environ.get('DEEPSENTINEL_DATA', '../shared/data')) / 'stac'
 GRID = base.PatchGrid(32632, 500_000.0, 5_600_000.0, 32, 32)
@@ -295,6 +295,50 @@ def test_real_items_are_understood():
   scenes = series.search('sentinel2', world, *year)
   assert len(scenes) == 13
   assert {scene.metadata['unit'] for scene in scenes} == {'reflectance_x1e4'}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason='no real STAC items here (DEEPSENTINEL_DATA)')
+@pytest.mark.parametrize(
+  ('file', 'collection', 'scl'),
+  [
+    ('sentinel-2-l2a-pc.json', 'sentinel-2-l2a', '_SCL_20m.tif'),
+    ('site2-2020_jun_jul-35MNM.geojson', 'sentinel-2-l2a', '_SCL_20m.tif'),
+    ('sentinel2_l2a/S2A_T07HFE_20190212T192646_L2A.json', 'sentinel2-l2a-example', '_SCL_20m.tif'),
+  ],
+)
+def test_the_cloud_mask_of_real_items(server, folder, file, collection, scl):
+  """Their own words of where the classification lies, served here: signed, by range reads, on the patch's pixels."""
+  content = json.loads((DATA / file).read_text())
+  (real, *_) = content if isinstance(content, list) else content.get('features', [content])
+  x, y = real['assets']['SCL' if 'SCL' in real['assets'] else 'scl']['proj:bbox'][0::3]
+  classes = np.random.default_rng(1).integers(0, 12, (40, 40), np.uint8)
+  for asset in real['assets'].values():
+    asset['href'] = f'{server.url}/data/{asset["href"].rpartition("/")[2]}'
+  name = next(a['href'] for a in real['assets'].values() if a['href'].endswith(scl)).rpartition('/')[2]
+  epsg = real['properties']['proj:epsg']
+  scene_files.write(folder / name, classes[None], pixel=20.0, epsg=epsg, x=x, y=y, nodata=0)
+  server.items, server.token = [real], 'new'
+  _TOKENS[:] = ['old', 'new']
+  here = source(server, s2_collection=collection, s1_collection='', s2_unit='product', s2_bands=('B4',),
+                sign='tests.sources.test_stac:renewed')  # fmt: skip
+  time = datetime.datetime.fromisoformat(real['properties']['datetime'])
+  day = datetime.timedelta(days=1)
+  (scene,) = here.search('sentinel2', shapely.geometry.shape(real['geometry']), time - day, time + day)
+  scene = pickle.loads(pickle.dumps(scene))
+  assert here.cloud_mask_of(scene) == 'scene classification (SCL)'
+  mask = here.cloud_mask(scene, base.PatchGrid(epsg, x + 100, y - 60, 30, 32))
+  hidden = np.isin(classes, (0, 1, 3, 8, 9, 10)).repeat(2, 0).repeat(2, 1)
+  np.testing.assert_array_equal(mask, hidden[6:36, 10:42])
+  server.faults = [[f'^/data/{name}', 'status:404', 9]]
+  with pytest.raises(ValueError, match=r'SCL_20m.tif is not there'):
+    here.cloud_mask(scene, base.PatchGrid(epsg, x + 100, y - 60, 30, 32))
+
+
+def test_an_item_without_a_classification_has_no_cloud_mask(server):
+  (scene, *_) = source(server).search('sentinel2', outline(), *SPRING)
+  for asked in (source(server).cloud_mask_of, lambda scene: source(server).cloud_mask(scene, GRID)):
+    with pytest.raises(ValueError, match=rf'{scene.id} of .* lists no scene classification.*Take a collection'):
+      asked(scene)
 
 
 def test_a_corpus_through_a_catalogue_that_stumbles(server, folder, tmp_path):
