@@ -206,7 +206,7 @@ class _Training:
     )
     self.state = parallel.replicate(self.state)
     if stage.held is None:
-      batches, place = iter(stage.training(self.step)), _place
+      batches, place = iter(stage.training(self.step)), send
     else:
       batches, place = stage.held.start(self.step, progress_bar and parallel.is_chief())
     ready, patches = place(next(batches))
@@ -356,7 +356,7 @@ def evaluator(
     # None at the end: each result is read while the next batch runs, the last one after all.
     with tqdm.tqdm(desc=text, unit='batch', leave=False, disable=text is None) as bar:
       for batch in itertools.chain(batches, [None]):
-        started = None if batch is None else take_step(variables, _place(batch)[0])
+        started = None if batch is None else take_step(variables, send(batch)[0])
         if running is not None:
           metrics, counts = parallel.unreplicate(running)
           for name, pair in metrics.items():
@@ -369,7 +369,7 @@ def evaluator(
   return evaluate
 
 
-def _place(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
+def send(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
   """(the batch on this process's devices, patches in it)."""
   pixels = {name: value for name, value in batch.items() if name in _DEVICE_FIELDS}
   images = next(pixels[name] for name in ('s2', 's1') if name in pixels)

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from configs import common
 from deepsentinel import curriculum, experiment, sensors
-from deepsentinel.data import batches, subsets
+from deepsentinel.corpus import publish
+from deepsentinel.data import batches, records, subsets
 from deepsentinel.train import checkpoint, loop, parallel, resident, state
 from tests import commands, tiny_records
 from tests.data.memory_records import MemoryRecords
+from tests.sources import loopback
 from tests.train import tiny_model
 
 FIELDS = ('s2', 's1', 'corine', 'osm')
@@ -96,6 +98,23 @@ def test_joined_splits_are_held_as_one():
   }
   placed, _ = source.load(progress=False).place(plan)
   np.testing.assert_array_equal(parallel.unshard(placed['corine']), RECORDS.arrays['corine'][[6, 3, 3, 6]])
+
+
+def test_records_at_a_url_are_read_once(tmp_path, monkeypatch):
+  monkeypatch.setenv('DEEPSENTINEL_CACHE', str(tmp_path / 'cache'))
+  name, prepared = 'deepsentinel_labelled/custom/1.0.0', tiny_records.tiny_records(labelled=True)
+  publish.publish(prepared, str(tmp_path / 'www' / name), progress=False)
+  options = {'views': 'labelled', 'batch_size': 8, 'crop_px': 16, 'seed': 0}
+  with loopback.Server(tmp_path / 'www').running() as server:
+    away = records.RecordSet(f'{server.url}/{name}')
+    corpus = resident.Source.of(away, np.arange(len(away)), ('s2', 's1', 'corine'), 16).load(progress=False)
+    asked = len(server.requests)
+    plans = batches.training_batches(away, pixels=False, **options)
+    placed = [corpus.place(next(plans))[0] for _ in range(3)]
+    assert len(server.requests) == asked
+  for found, batch in zip(placed, batches.training_batches(records.RecordSet(prepared), **options), strict=False):
+    for field in ('s2', 's1', 'corine'):
+      np.testing.assert_array_equal(parallel.unshard(found[field]), batch[field])
 
 
 # Whole runs
