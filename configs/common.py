@@ -33,6 +33,9 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.data.bands = ''  # comma-separated, in order; '' takes all the records hold
   config.data.crop_px = 128  # from anywhere in a patch; of a scene ('mine') around its middle
   config.data.read_threads = 4
+  # 'always': every device holds the training patches, read once, and no step waits for pixels; 'auto': on GPUs, where
+  # they take at most half of the memory that is free; 'never'. No number depends on it.
+  config.data.resident = 'auto'
 
   config.encoder = ml_collections.ConfigDict()
   config.encoder.name = 'resnet18'

@@ -1,6 +1,7 @@
 """The curriculum of an experiment: which records, which bands, and the two stages of training."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -12,7 +13,7 @@ from deepsentinel.data import batches, distances, download, neighbours, records,
 from deepsentinel.data import subsets as subsets_lib
 from deepsentinel.evaluation import baselines, during, frozen, intervals, metrics, scenes, sheets
 from deepsentinel.objectives import augment
-from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, settings, state
+from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, resident, rngs, settings, state
 from deepsentinel.train.trained import Trained
 
 SPLITS = ('train', 'validation', 'test')
@@ -49,6 +50,7 @@ class Data:
     shown: bands that fine-tuning and testing show to the model, of those that the records hold; empty: all.
     folds: what fine-tuning trains on and validates on: one of part or all of the train and validation splits, or
       several for a cross-validation.
+    resident: stages whose training records the devices hold.
   """
 
   unlabelled: records.RecordSet | None
@@ -61,6 +63,7 @@ class Data:
   source: Trained | None
   shown: tuple[str, ...] = ()
   folds: tuple[LabelledFold, ...] = ()
+  resident: tuple[str, ...] = ()
 
   @property
   def synthetic(self) -> bool:
@@ -77,15 +80,13 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   where = config['data']
   labelled: dict[str, records.RecordSet] = {}
   if where['labelled']:
-    directory = _find(where, 'labelled', progress)
-    labelled = _open_labelled(directory, where['read_threads'], target_of(config))
+    labelled = _open_labelled(_find(where, 'labelled', progress), where['read_threads'], target_of(config))
   source = unlabelled = None
   index, excluded = np.zeros(0, np.int64), 0
   if config['pretrain']['from_checkpoint']:
     source = checkpoint.load_trained(config['pretrain']['from_checkpoint'], 'pretrain')
   elif config['pretrain']['objective'] != 'none':
-    directory = _find(where, 'unlabelled', progress)
-    unlabelled = records.RecordSet(directory, 'train', where['read_threads'])
+    unlabelled = records.RecordSet(_find(where, 'unlabelled', progress), 'train', where['read_threads'])
     index, excluded = _pretraining_index(config, unlabelled, labelled)
   for split in [*labelled.values(), *([unlabelled] if unlabelled is not None else [])]:
     if where['crop_px'] > split.patch_px:
@@ -102,41 +103,40 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
     if frozen.drops_bands(source):
       subsets = [*subsets, list(given)]
     if shown:
-      _require_trained_for(source, shown, subsets)
-    stats = statistics.BandStatistics.from_dict(source.statistics)
+      frozen.require_trained_for(source, shown, subsets)
   else:
     base, used = (unlabelled, index) if unlabelled is not None else (labelled['train'], None)
     spec, subsets = base.spec.select(wanted or base.spec.bands), []
     if config['pretrain']['objective'] != 'none' and config['pretrain']['sensor_dropout'] > 0:
       subsets = sensor_subsets(spec)
-    stats = statistics.band_statistics(base, used, progress, spec.bands)
   if labelled:
     records_spec = labelled['train'].spec
     spec.require(records_spec.select(shown) if shown else records_spec, subsets=subsets)
-    if source is not None or unlabelled is not None:
-      held = [band for band in spec.bands if band in (shown or records_spec.bands)]
-      stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, held))
   folds = labelled_folds(config, labelled, progress) if labelled else ()
-  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, shown, folds)
+  training = [('finetune', _source(config, 'finetune', fold.train, fold.train_index)) for fold in folds]
+  training += [('pretrain', _source(config, 'pretrain', unlabelled, index))] if unlabelled is not None else []
+  held = resident.choose(where['resident'], training)
+  if source is not None:
+    stats = statistics.BandStatistics.from_dict(source.statistics)
+  else:
+    stats = statistics.band_statistics(base, used, progress, spec.bands)
+  if labelled and (source is not None or unlabelled is not None):
+    seen = [band for band in spec.bands if band in (shown or records_spec.bands)]
+    stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, seen))
+  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, shown, folds, held)
+
+
+def _source(config: dict[str, Any], stage: str, split, index: np.ndarray, plans=None) -> resident.Source:
+  """The records that a stage trains on, as devices would hold them."""
+  fields, where = batches.training_fields(split, models.views(config, stage), target_of(config).field), config['data']
+  required = where['resident'] == 'always'
+  return resident.Source.of(split, index, fields, where['crop_px'], plans=plans, required=required)
 
 
 def _find(where: dict[str, Any], kind: str, progress: bool) -> stores.Folder:
   """The prepared directory of config.data.labelled or unlabelled."""
   directory = records.resolve(where[kind], where['data_dir'])
   return download.download(directory, progress) if where['download'] else directory
-
-
-def _require_trained_for(source: Trained, shown: tuple[str, ...], subsets: list[list[str]]) -> None:
-  """ValueError unless an encoder taken from elsewhere can do with the bands that config.data.bands leaves it."""
-  asked = f'config.data.bands asks for {list(shown)}; the encoder of config.pretrain.from_checkpoint was trained on '
-  if not set(shown) <= set(source.bands):
-    raise ValueError(f'{asked}{list(source.bands)}. Leave config.data.bands empty.')
-  if not any(set(subset) == set(shown) for subset in subsets):
-    raise ValueError(
-      f'{asked}all of {list(source.bands)}, without band dropout: it does not know what to do where some are absent. '
-      'Take a checkpoint of contrastive pretraining with config.pretrain.contrastive.augment.band_dropout above 0, '
-      'pretrain on these bands, or leave config.data.bands empty.'
-    )
 
 
 def labelled_folds(
@@ -368,12 +368,14 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
       variables = state.transfer_encoder(source.variables, variables) if source else variables
     return variables
 
-  def training(start_step: int):
+  def training(start_step: int, *, pixels: bool = True):
     return _crops(
       config, name, train, index, views, sampler, batch_size=own['batch_size'], start_step=start_step,
       process_index=parallel.process_index(), process_count=parallel.process_count(),
-      threads=config['data']['read_threads'],
+      threads=config['data']['read_threads'], pixels=pixels,
     )  # fmt: skip
+
+  held = _source(config, name, train, index, functools.partial(training, pixels=False))
 
   return loop.Stage(
     name=name,
@@ -383,6 +385,7 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
     prepare=prepare_inputs(config, data, train.spec, name),
     initial_variables=initial_variables,
     training=training,
+    held=held if name in data.resident else None,
     about=checkpoint.describe(
       stage=name, config=config, spec=data.spec, statistics=data.statistics.to_dict(), subsets=subsets,
       synthetic=data.synthetic,

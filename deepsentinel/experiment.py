@@ -126,7 +126,9 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 # May differ between two calls of one experiment: they change no number.
-_FREE_KEYS = ('data.data_dir', 'data.download', 'data.read_threads', 'pretrain.probe_every_steps')
+_FREE_KEYS = (
+  'data.data_dir', 'data.download', 'data.read_threads', 'data.resident', 'pretrain.probe_every_steps',
+)  # fmt: skip
 
 
 def _require_same_config(there: dict[str, Any], here: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -183,7 +185,7 @@ def _train(stage: loop.Stage, journal: Journal, progress_bar: bool, profile: boo
     stage.name,
     {'steps': outcome.steps, 'epochs': stage.epoch(outcome.steps), 'best': outcome.best, 'seconds': outcome.seconds,
      'stopped_early': outcome.stopped_early, 'parameters': parameters, 'sha256': trained.sha256,
-     'batch_size': stage.batch_size},
+     'batch_size': stage.batch_size, 'resident': outcome.resident_bytes > 0, 'resident_bytes': outcome.resident_bytes},
   )  # fmt: skip
   journal.update({'parameters': parameters})
 

@@ -11,6 +11,7 @@ from sklearn import metrics
 from configs import common, mines_resnet18
 from deepsentinel import curriculum, experiment, legend
 from deepsentinel.data import records
+from deepsentinel.evaluation import frozen
 from deepsentinel.report import html, runs
 from deepsentinel.train import checkpoint, settings
 from tests import tiny_records
@@ -149,7 +150,7 @@ def test_bands_that_the_encoder_never_had_are_refused(run):
   plain = config.to_dict()
   source = checkpoint.load_trained(run)
   with pytest.raises(ValueError, match=r'trained on \[.B2., .B3.\]. Leave config.data.bands empty'):
-    curriculum._require_trained_for(
+    frozen.require_trained_for(
       dataclasses.replace(source, spec=source.spec.select(['B2', 'B3'])), settings.band_list(plain['data']['bands']), []
     )
 

@@ -98,6 +98,7 @@ def training_batches(
   process_count: int = 1,
   threads: int = 4,
   fields: Sequence[str] | None = None,
+  pixels: bool = True,
 ) -> Iterator[Batch]:
   """Endless batches of random crops: every record is the anchor once an epoch, in a new order each epoch.
 
@@ -118,6 +119,7 @@ def training_batches(
     process_index, process_count: which part of each global batch to read. The batch does not depend on the count.
     threads: batches read at one time, at most two; each is itself read on the record set's own threads.
     fields: sensors to read, of 's2' and 's1'; None for all that the records hold.
+    pixels: False yields the plan alone: 'index', 'row', 'col' and the scalar of 'scene'.
   Yields:
     's2' uint16 [B, V, crop, crop, C2] and 's1' int16 [B, V, crop, crop, C1] in storage units; 'index', 'row', 'col'
     int32 [B, V]; with views='labelled' also `label_field` [B, crop, crop], with 'scene' [B].
@@ -128,7 +130,9 @@ def training_batches(
   if views not in VIEWS:
     raise ValueError(f'Unknown views {views!r}. Known: {", ".join(VIEWS)}.')
   index = _checked_index(records, index)
-  fields = _checked_fields(records, fields, label_field if views in ('labelled', 'scene') else '')
+  fields = training_fields(records, views, label_field, fields)
+  if not pixels:
+    fields = tuple(field for field in fields if field not in records.fields)
   _check_sizes(records, batch_size, crop_px, process_index, process_count)
   if start_step < 0:
     raise ValueError(f'start_step is {start_step}; the first step is 0.')
@@ -210,6 +214,11 @@ def evaluation_batches(
     return batch
 
   return _prefetched(-(-total // batch_size), read, threads)
+
+
+def training_fields(records, views: str, label_field: str, fields: Sequence[str] | None = None) -> tuple[str, ...]:
+  """The fields that a batch of `training_batches` holds beside its plan; ValueError for one that is not there."""
+  return _checked_fields(records, fields, label_field if views in ('labelled', 'scene') else '')
 
 
 def crops_per_patch(patch_px: int, crop_px: int) -> int:

@@ -83,6 +83,19 @@ def drops_bands(trained: Trained) -> bool:
   return trained.stage == 'pretrain' and max(section.get('augment', {}).get('band_dropout', (0,))) > 0
 
 
+def require_trained_for(source: Trained, shown: tuple[str, ...], subsets: list[list[str]]) -> None:
+  """ValueError unless an encoder taken from elsewhere can do with the bands that config.data.bands leaves it."""
+  asked = f'config.data.bands asks for {list(shown)}; the encoder of config.pretrain.from_checkpoint was trained on '
+  if not set(shown) <= set(source.bands):
+    raise ValueError(f'{asked}{list(source.bands)}. Leave config.data.bands empty.')
+  if not any(set(subset) == set(shown) for subset in subsets):
+    raise ValueError(
+      f'{asked}all of {list(source.bands)}, without band dropout: it does not know what to do where some are absent. '
+      'Take a checkpoint of contrastive pretraining with config.pretrain.contrastive.augment.band_dropout above 0, '
+      'pretrain on these bands, or leave config.data.bands empty.'
+    )
+
+
 def _key(trained: Trained, accept_level: str) -> str:
   """The parameters alone do not say how pixels are standardised."""
   rest = json.dumps([trained.spec.to_dict(), trained.statistics, accept_level], sort_keys=True)

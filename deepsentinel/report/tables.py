@@ -10,7 +10,10 @@ from deepsentinel.report.runs import Run
 BASELINES = {'majority': 'majority class', 'random_forest': 'per-pixel random forest'}
 TIE = 0.001  # of IoU: closer than 0.1 percentage points is called a tie
 # Settings that say nothing about what is compared.
-_BOOKKEEPING = ('name', 'seed', 'log_every_steps', 'checkpoint.', 'evaluation.', 'data.download', 'data.read_threads')
+_BOOKKEEPING = (
+  'name', 'seed', 'log_every_steps', 'checkpoint.', 'evaluation.', 'data.download', 'data.read_threads',
+  'data.resident',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import pathlib
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
+from absl import logging
 
-from deepsentinel.train import checkpoint, metriclog, parallel, profiling, throughput
+from deepsentinel.train import checkpoint, metriclog, parallel, profiling, resident, throughput
 from deepsentinel.train import state as state_lib
+from deepsentinel.train.stopping import StopRequest
 
 # Of a host batch, what the device needs; the record and crop numbers stay behind.
 _DEVICE_FIELDS = ('s2', 's1', 'corine', 'osm', 'landcover', 'scene', 'mask', 'count')
@@ -40,6 +41,7 @@ class Stage:
     prepare: stored integers -> the objective's batch, on the device.
     initial_variables: makes the variables before the first step.
     training: start step -> endless batches of this process's part, the same for the same step.
+    held: the same records for the devices to hold, in place of `training`; None reads every batch.
     about: the description stored with each checkpoint.
     total_steps, batch_size: duration; global batch.
     examples: records in the split, which is one epoch.
@@ -68,6 +70,7 @@ class Stage:
   total_steps: int
   batch_size: int
   examples: int
+  held: resident.Source | None = None
   log_every: int = 20
   save_every: int = 500
   keep: int = 2
@@ -105,36 +108,15 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a stage ended: finished steps, best validation {'step', 'epoch', 'loss', scores} or None, seconds."""
+  """How a stage ended: finished steps, best validation {'step', 'epoch', 'loss', scores} or None, seconds; bytes of
+  records that each device held, 0 where batches were read.
+  """
 
   steps: int
   best: dict[str, Any] | None
   seconds: float
   stopped_early: bool
-
-
-class _StopRequest:
-  """Notes SIGTERM and the first Ctrl-C, so that the loop can save; a second signal ends the process at once.
-
-  With several processes JAX's own service watches for SIGTERM, and the processes agree on the step to stop at.
-  """
-
-  def __init__(self, processes: int):
-    self.number = 0
-    main_thread = threading.current_thread() is threading.main_thread()
-    self._signals = (signal.SIGTERM, signal.SIGINT) if main_thread and processes == 1 else ()
-
-  def __enter__(self):
-    self._before = {number: signal.signal(number, self._note) for number in self._signals}
-    return self
-
-  def _note(self, number, frame):
-    self.number = number
-    signal.signal(number, signal.SIG_DFL)
-
-  def __exit__(self, *error):
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
+  resident_bytes: int = 0
 
 
 def train(stage: Stage, *, progress_bar: bool = True, profile: bool = False) -> Outcome:
@@ -150,6 +132,16 @@ def train(stage: Stage, *, progress_bar: bool = True, profile: bool = False) -> 
     SystemExit: after a SIGTERM or a Ctrl-C; a checkpoint is saved, and the same call goes on from it.
   """
   parallel.check_batch_size(stage.batch_size, key=f'{stage.section}.batch_size', parts=stage.accumulate)
+  try:
+    return _train(stage, progress_bar, profile)
+  except parallel.DeviceMemoryError as error:
+    if stage.held is None or stage.held.required or parallel.process_count() > 1:
+      raise
+    logging.warning('%s Going on without the records on the device.', error)
+  return _train(dataclasses.replace(stage, held=None), progress_bar, profile)
+
+
+def _train(stage: Stage, progress_bar: bool, profile: bool) -> Outcome:
   checkpoints = checkpoint.Checkpoints(stage.directory / 'checkpoints', stage.about, stage.keep)
   try:
     with parallel.memory_errors(_memory_mend(stage)):
@@ -163,6 +155,7 @@ def _memory_mend(stage: Stage) -> str:
   return (
     f'Raise {section}.accumulate (now {stage.accumulate}), which takes the batch of {stage.batch_size} in parts, or '
     f'lower {section}.batch_size or --config.evaluation.batch_size; each needs a new --workdir.'
+    + (' Or pass --config.data.resident=never, which needs none.' if stage.held else '')
   )
 
 
@@ -198,7 +191,8 @@ class _Training:
       if self.step < stage.total_steps and not self.stopped_early:
         with profiling.Profile(stage.directory / 'profile', profile and parallel.is_chief()) as trace:
           self._steps(progress_bar, trace)
-      return Outcome(self.step, self.best, self.log.seconds, self.step < stage.total_steps)
+      held = stage.held.nbytes if stage.held else 0
+      return Outcome(self.step, self.best, self.log.seconds, self.step < stage.total_steps, held)
     finally:
       self.log.close()
 
@@ -211,8 +205,11 @@ class _Training:
       donate_first=True,
     )
     self.state = parallel.replicate(self.state)
-    batches = iter(stage.training(self.step))
-    ready, patches = _place(next(batches))
+    if stage.held is None:
+      batches, place = iter(stage.training(self.step)), send
+    else:
+      batches, place = stage.held.start(self.step, progress_bar and parallel.is_chief())
+    ready, patches = place(next(batches))
     utilisation = throughput.Utilisation(
       take_step, self.state, ready, dtype=str(jnp.dtype(stage.module.encoder.dtype)), parts=stage.accumulate
     )
@@ -222,13 +219,13 @@ class _Training:
       total=stage.total_steps, initial=self.step, desc=stage.name, unit='step', dynamic_ncols=True,
       disable=not (progress_bar and parallel.is_chief()),
     )  # fmt: skip
-    with bar, _StopRequest(parallel.process_count()) as stop:
+    with bar, StopRequest(parallel.process_count()) as stop:
       while self.step < stage.total_steps and not self.stopped_early:
         self.state, metrics = take_step(self.state, ready)
         failure: ValueError | None = None
         if self.step + 1 < stage.total_steps:
           try:
-            ready, _ = _place(next(batches))  # read and sent while the step runs
+            ready, _ = place(next(batches))  # read and sent while the step runs
           except ValueError as error:  # a store that is away, a damaged shard: what is done is saved first
             failure = error
         if unread is not None:
@@ -359,7 +356,7 @@ def evaluator(
     # None at the end: each result is read while the next batch runs, the last one after all.
     with tqdm.tqdm(desc=text, unit='batch', leave=False, disable=text is None) as bar:
       for batch in itertools.chain(batches, [None]):
-        started = None if batch is None else take_step(variables, _place(batch)[0])
+        started = None if batch is None else take_step(variables, send(batch)[0])
         if running is not None:
           metrics, counts = parallel.unreplicate(running)
           for name, pair in metrics.items():
@@ -372,7 +369,7 @@ def evaluator(
   return evaluate
 
 
-def _place(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
+def send(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
   """(the batch on this process's devices, patches in it)."""
   pixels = {name: value for name, value in batch.items() if name in _DEVICE_FIELDS}
   images = next(pixels[name] for name in ('s2', 's1') if name in pixels)

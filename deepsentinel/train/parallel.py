@@ -8,11 +8,12 @@ given to `parallelise`.
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -66,9 +67,13 @@ def require_devices() -> None:
     ) from error
 
 
+class DeviceMemoryError(ValueError):
+  """A device has too little memory."""
+
+
 @contextlib.contextmanager
 def memory_errors(mend: str) -> Iterator[None]:
-  """Within it, a device that has too little memory is a ValueError with the mend; other errors stay as they are."""
+  """Within it, a device that has too little memory is a DeviceMemoryError with the mend; others stay as they are."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
@@ -76,7 +81,20 @@ def memory_errors(mend: str) -> Iterator[None]:
       raise
     first = str(error).partition('\n')[0].removeprefix('RESOURCE_EXHAUSTED: ')
     kind = jax.local_devices()[0].device_kind
-    raise ValueError(f'The device ({kind}) has too little memory: {first.rstrip(".")}. {mend}') from error
+    text = f'The device ({kind}) has too little memory: {first.rstrip(".")}. {mend}'
+    raise DeviceMemoryError(text) from error
+
+
+def on_cpu() -> bool:
+  return jax.local_devices()[0].platform == 'cpu'
+
+
+def free_bytes() -> int | None:
+  """Free memory of this process's fullest device; None where the devices do not say, as CPUs."""
+  found = [device.memory_stats() or {} for device in jax.local_devices()]
+  if any('bytes_limit' not in stats for stats in found):
+    return None
+  return min(stats['bytes_limit'] - stats.get('bytes_in_use', 0) for stats in found)
 
 
 def is_chief() -> bool:
@@ -176,6 +194,43 @@ def replicate(tree: Any) -> Any:
     ),
     tree,
   )
+
+
+def _whole() -> NamedSharding:
+  return NamedSharding(_sharding().mesh, PartitionSpec())
+
+
+def whole_zeros(shape: Sequence[int], dtype: Any) -> jax.Array:
+  """Zeros that each of this process's devices holds whole; made there, so that the host needs no memory for them."""
+  return jax.block_until_ready(jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=_whole())())
+
+
+def set_rows(array: jax.Array, rows: np.ndarray, first: int) -> jax.Array:
+  """An array of `whole_zeros` with `rows` from row `first` on, in the same memory: the array given is then gone."""
+  # Waits, so that what is sent does not pile up on the device.
+  return jax.block_until_ready(_set_rows(array, jax.device_put(rows, _whole()), jnp.int32(first)))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_rows(array: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array:
+  return jax.lax.dynamic_update_slice_in_dim(array, rows, first, axis=0)
+
+
+def with_whole(function: Callable) -> Callable:
+  """`function(whole, own)` on each of this process's devices at once, without a word to other processes.
+
+  Args:
+    function: of a tree of arrays that each device holds whole (`whole_zeros`), and one of this device's part (of
+      `shard`, without its leading device dimension) -> a tree of arrays.
+  Returns:
+    function of the trees of all devices -> arrays [D, ...], sharded as those of `shard`.
+  """
+
+  def on_one(whole, own):
+    return jax.tree.map(lambda x: x[None], function(whole, jax.tree.map(lambda x: x[0], own)))
+
+  sharded = PartitionSpec(_AXIS)
+  return jax.jit(jax.shard_map(on_one, mesh=_sharding().mesh, in_specs=(PartitionSpec(), sharded), out_specs=sharded))
 
 
 def unreplicate(tree: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from deepsentinel import legend, registry, sensors
 from deepsentinel.data import neighbours, records
 from deepsentinel.objectives import base, contrastive, tile2vec
-from deepsentinel.train import models, optimizers
+from deepsentinel.train import models, optimizers, resident
 
 STRIDE_PX = 16  # the encoders halve four times
 
@@ -66,6 +66,7 @@ _RULES: dict[str, Rule] = {
   'data.bands': _TEXT,
   'data.crop_px': (lambda v: _whole(v) and v > 0 and v % STRIDE_PX == 0, f'a multiple of {STRIDE_PX} pixels'),
   'data.read_threads': _COUNT,
+  'data.resident': _one_of(*resident.MODES),
   'encoder.name': _NAME,
   'encoder.width': (lambda v: _whole(v) and v > 0 and v % 8 == 0, 'a multiple of 8 channels'),
   'pretrain.objective': _NAME,

@@ -63,6 +63,7 @@ def test_an_unknown_size_is_named():
     ({'finetune__learning_rate': -1e-3}, 'config.finetune.learning_rate is -0.001; allowed: a number above 0'),
     ({'finetune__learning_rate': float('nan')}, 'config.finetune.learning_rate is nan'),
     ({'data__crop_px': 100}, 'config.data.crop_px is 100; allowed: a multiple of 16 pixels'),
+    ({'data__resident': 'gpu'}, "config.data.resident is 'gpu'; allowed: one of never, auto, always"),
     ({'pretrain__sensor_dropout': 1.5}, 'config.pretrain.sensor_dropout is 1.5; allowed: a probability'),
     ({'finetune__target': 'corine_level0'}, "config.finetune.target is 'corine_level0'; allowed: one of corine_level1"),
     ({'finetune__frozen_encoder': 1}, 'config.finetune.frozen_encoder is 1; allowed: True or False'),
