@@ -21,6 +21,7 @@ def write(
   width: int = 8,
   target: str = 'corine_level1',
   synthetic: bool = True,
+  seed: int = 0,
 ) -> pathlib.Path:
   """A run of one stage with its checkpoint of step 3, and what a finished experiment says of it."""
   config = common.get_config('small')
@@ -28,10 +29,11 @@ def write(
   config.data.update({'data_dir': '/home/someone/tfds', 'crop_px': 32})
   config.pretrain.objective = 'tile2vec'
   config.finetune.target = target
+  config.seed = seed
   config = json.loads(json.dumps(config.to_dict()))
   module = models.build(config, stage)
   shapes = state.variable_shapes(module, models.example_inputs(module, len(BANDS)))
-  rng = np.random.default_rng(1)
+  rng = np.random.default_rng(1 + seed)
 
   def draw(path, leaf):
     if leaf.ndim == 4:
