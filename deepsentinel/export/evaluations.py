@@ -20,6 +20,12 @@ _HOLDS['benchmark'] = _HOLDS['maps']
 _WORDS = {'maps': '', 'lists': '', 'benchmark': ' benchmark NAME --dir=DIR', 'clouds': ' clouds'}
 
 
+_COMMANDS = (
+  '`python -m deepsentinel.evaluate --checkpoint=RUN --data=RECORDS --out=OUT` writes the one, `python -m '
+  'deepsentinel.evaluate clouds --checkpoint=RUN --data=RECORDS --out=OUT` the other.'
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
   """One result.
@@ -93,22 +99,15 @@ def _files(given: pathlib.Path) -> list[pathlib.Path]:
   if given.is_file():
     return [given]
   if not given.is_dir():
-    raise ValueError(f'--evaluation={given} is not there. {_commands(given)}')
+    raise ValueError(f'--evaluation={given} is not there. Name a folder with {PROBES} or {CLOUDS}. {_COMMANDS}')
   there = [given / name for name in (PROBES, CLOUDS) if (given / name).is_file()]
   if not there and (given / 'clouds' / 'job.json').is_file():
     raise ValueError(
       f'--evaluation={given} is not finished: run its `python -m deepsentinel.evaluate clouds` again, which goes on.'
     )
   if not there:
-    raise ValueError(f'--evaluation={given} holds neither {PROBES} nor {CLOUDS}. {_commands(given)}')
+    raise ValueError(f'--evaluation={given} holds neither {PROBES} nor {CLOUDS}. {_COMMANDS}')
   return there
-
-
-def _commands(out: pathlib.Path) -> str:
-  return (
-    f'`python -m deepsentinel.evaluate --checkpoint=RUN --out={out}` and `python -m deepsentinel.evaluate clouds '
-    f'--checkpoint=RUN --out={out}` write them.'
-  )
 
 
 def _read(path: pathlib.Path) -> Evaluation:
@@ -120,7 +119,8 @@ def _read(path: pathlib.Path) -> Evaluation:
     ) from error
   kind = about.get('kind', 'clouds' if 'checks' in about else '') if isinstance(about, dict) else ''
   if kind not in _HOLDS:
-    raise ValueError(f'{path} is no result of an evaluation. {_commands(path.parent)}')
+    held = f'it holds {", ".join(list(about)[:3])}, ...' if isinstance(about, dict) else 'it holds no names and values'
+    raise ValueError(f'{path} is neither an {PROBES} nor a {CLOUDS} ({held}). {_COMMANDS}')
   lacking = [key for key in _HOLDS[kind] if key not in about]
   if lacking:
     raise ValueError(

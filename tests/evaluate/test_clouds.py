@@ -114,6 +114,7 @@ class Patches:
     earth = SyntheticEarth(0)
     self.spec = sensors.SensorSpec(bands, 'L2A', 'sigma0_ellipsoid')
     rows, self.pixels = [], {'s2': [], 's1': [], 'corine': []}
+    self.fields = tuple(self.pixels)
     start = datetime.datetime(2018, 6, 1, tzinfo=datetime.UTC)
     for i in range(count):
       grid = base.PatchGrid(32632, 600_000.0 + 60_000 * i, 5_800_000.0, 32, 32)

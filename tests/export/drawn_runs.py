@@ -22,6 +22,7 @@ def write(
   target: str = 'corine_level1',
   synthetic: bool = True,
   seed: int = 0,
+  subsets: list[list[str]] | None = None,
 ) -> pathlib.Path:
   """A run of one stage with its checkpoint of step 3, and what a finished experiment says of it."""
   config = common.get_config('small')
@@ -45,8 +46,9 @@ def write(
   spec = sensors.SensorSpec(BANDS)
   statistics = {'bands': list(BANDS), 'mean': [0.1, 0.2, 0.2, 0.3, -12.0, -18.0],
                 'std': [0.1, 0.1, 0.2, 0.15, 4.0, 5.0], 'count': [9] * 6}  # fmt: skip
+  alone = [list(spec.s1_bands), list(spec.s2_bands)]
   about = checkpoint.describe(
-    stage=stage, config=config, spec=spec, statistics=statistics, subsets=[list(spec.s1_bands), list(spec.s2_bands)],
+    stage=stage, config=config, spec=spec, statistics=statistics, subsets=alone if subsets is None else subsets,
     synthetic=synthetic,
   )  # fmt: skip
   checkpoints = checkpoint.Checkpoints(run / stage / 'checkpoints', about)

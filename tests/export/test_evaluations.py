@@ -209,10 +209,10 @@ def test_what_is_not_taken(runs, probed, clouded, tmp_path):
     (runs[0], 'cut', r'robustness.png, the figure .*, is damaged'),
     (runs[0], 'begun', r'begun is not finished: run its `python -m deepsentinel.evaluate clouds` again'),
     (runs[0], 'nothing', r'holds neither evaluation.json nor robustness.json. `python -m deepsentinel.evaluate'),
-    (runs[0], 'absent', r'absent is not there. `python -m deepsentinel.evaluate'),
+    (runs[0], 'absent', r'absent is not there. Name a folder with evaluation.json or robustness.json. `python -m'),
     (runs[0], 'damaged.json', r'damaged.json is damaged or no JSON .* Run the evaluate command that wrote it again'),
     (runs[0], 'binary.json', r'binary.json is damaged or no JSON'),
-    (runs[0], 'other.json', r'other.json is no result of an evaluation. `python -m'),
+    (runs[0], 'other.json', r'other.json is neither an evaluation.json nor a .*\(it holds name, ...\). `python -m'),
   ]  # fmt: skip
   for source, name, says in cases:
     names = [str(tmp_path / part) for part in str(name).split(',')]
