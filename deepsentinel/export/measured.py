@@ -208,14 +208,19 @@ def _clouds(about: Mapping[str, Any], own: Mapping[str, Any], target: str | None
     if several
     else 'Of this checkpoint alone, so nothing is known of how another seed would do.'
   )
+  clear = about['curves'][robustness.WHOLE]['fused'][0]
+  useless = ''
+  if clear['quality'] <= clear['majority']:
+    useless = ' **Even without a cloud it is no better than the majority class, so its skill says nothing.**'
   head = [f'{100 * share:g} % cloud' for share in about['shares']]
   lines = [
     '## Quality under cloud',
     '',
     f'{target or "Land cover"} of {about["patches"]:,} patches in {about["blocks"]:,} blocks of 50 km, of '
     f'{_place(about)}, rendered again under more and more cloud. Skill: 0 is a map of the majority class '
-    f'({about["majority_class"]}) alone, 1 what both sensors give without a cloud. Masked: the model is told which '
-    f'pixels are cloud. {mean}',
+    f'({about["majority_class"]}) alone, which has a weighted IoU of {_number(clear["majority"])}; 1 is what both '
+    f'sensors give without a cloud, {_number(clear["quality"])}. Masked: the model is told which pixels are cloud. '
+    f'{mean}{useless}',
     '',
     '| Skill, all pixels | ' + ' | '.join(head) + ' |',
     '|---|' + '---|' * len(head),
@@ -246,7 +251,7 @@ def _at_most(views: Mapping[str, Sequence[Mapping[str, Any]]], shares: Sequence[
 
 def _claims(checks: Sequence[Mapping[str, Any]], models: int) -> list[str]:
   count = collections.Counter(check['holds'] for check in checks)
-  parts = [f'{count[True]} hold', f'{count[False]} fail', f'{count[None]} are left open by the interval over places']
+  parts = [f'{count[True]} hold', f'{count[False]} fail', f'{count[None]} are left open']
   of = f', means of the {models} checkpoints' if models > 1 else ''
   lines = [
     f'What a model that works under cloud must show: {len(checks)} claims, of which {", ".join(parts[:2])} and '

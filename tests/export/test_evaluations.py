@@ -94,6 +94,8 @@ def test_quality_under_cloud_is_in_the_card(shared, clouded):
   assert [line[1:] for line in claims] == [[check['claim'], check['found']] for check in result['checks']]
   assert (claims[0][0], result['checks'][0]['holds']) == ('holds', True)
   assert '](robustness.png)' in text
+  best = result['curves']['all']['fused'][0]
+  assert f'a weighted IoU of {best["majority"]:.3f}; 1 is what both sensors give without a cloud, ' in text
   assert (shared / 'robustness.png').read_bytes() == (clouded / 'robustness.png').read_bytes()
 
 
@@ -171,6 +173,15 @@ def test_class_lists(runs, tmp_path):
   assert ['band statistics', '1.000', '1.000', '1.000'] in rows_of(text)
   assert 'does not beat band statistics' in text
   assert text.rstrip().endswith('Few.')
+
+
+@pytest.mark.parametrize(('quality', 'said'), [(0.1, True), (0.9, False)])
+def test_a_model_below_the_majority_class_has_no_skill(runs, clouded, tmp_path, quality, said):
+  curves = json.loads((clouded / 'robustness.json').read_text())['curves']
+  curves['all']['fused'][0] |= {'quality': quality, 'majority': 0.2}
+  changed(clouded, tmp_path / 'clouds', curves=curves)
+  folder.export(runs[0], tmp_path / 'out', pytorch=False, evaluation=[str(tmp_path / 'clouds')])
+  assert ('no better than the majority class' in section(tmp_path / 'out', 'Quality under cloud')) is said
 
 
 def changed(source: pathlib.Path, target: pathlib.Path, **changes) -> pathlib.Path:
