@@ -28,6 +28,7 @@ def run(
   required: Sequence[str] = (),
   settings: str = '',
   arguments: str = '',
+  words: Sequence[str] = (),
   resumes: bool = False,
 ) -> None:
   """Parses the flags, runs `main` and ends the process: status 0, or 1 with one sentence on stderr after bad input.
@@ -39,12 +40,14 @@ def run(
     required: flags that must be given.
     settings: the file that lists every key of --config; '' for a command without one.
     arguments: what its positional arguments are, e.g. 'RUN...'; '' for a command that takes none.
+    words: what may stand first in place of nothing, each a command of its own.
     resumes: the same command goes on after an interruption, which a Ctrl-C then says.
   """
 
   def checked(argv: list[str]) -> None:
     if argv[1:] and not arguments:
       hint = '; values are given as --config.KEY=VALUE' if settings else ''
+      hint += f'; the first word may be {" or ".join(words)}' if words else ''
       raise ValueError(f'Unexpected argument(s) {" ".join(argv[1:])}{hint}. --help lists the flags.')
     if arguments and not argv[1:]:
       raise ValueError(f'No {arguments} given. --help shows how the command is used.')

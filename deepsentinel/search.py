@@ -142,4 +142,4 @@ def _report(there, found) -> None:
 if __name__ == '__main__' and 'build' in sys.argv[1:2]:
   commandline.run(build, required=['out'], arguments='build', resumes=True)
 elif __name__ == '__main__':
-  commandline.run(main, required=['out'], resumes=True)
+  commandline.run(main, required=['out'], words=['build'], resumes=True)

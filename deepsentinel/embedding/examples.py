@@ -65,18 +65,19 @@ def of_points(
   """Examples given as longitude and latitude in degrees; ValueError as `read`."""
   geometry = [shapely.Point(*place) for place in (*positive, *negative)]
   label = np.arange(len(geometry)) < len(positive)
-  return _on_cells(geometry, label, there, 'the command line', 'label')
+  return _on_cells(geometry, label, there, 'The command line', '')
 
 
 def _on_cells(
   geometry: list[shapely.Geometry], positive: np.ndarray, there: cells.CellMap, path: str, column: str
 ) -> Examples:
-  """The cells of features in WGS84; `path` and `column` are for messages."""
+  """The cells of features in WGS84; `path` and `column` are for messages, '' of the command line."""
   held = [np.column_stack(there.holding(g)) for g in geometry]
   feature = np.repeat(np.arange(len(held)), [len(h) for h in held])
   if not len(feature):
+    of = f' of {path}' if column else ''
     raise ValueError(
-      f'All {len(held)} examples of {path} lie outside {there.path}, whose cells lie within {_extent(there)} '
+      f'All {len(held)} examples{of} lie outside {there.path}, whose cells lie within {_extent(there)} '
       '(west,south,east,north). Give examples there, or embed the area that they are in.'
     )
   cell = np.concatenate(held)
@@ -88,9 +89,10 @@ def _on_cells(
     if not (used & (positive == kind)).any():
       outside = int((positive == kind).sum())
       lost = f' ({outside} lie outside the map, or where it has no data)' if outside else ''
+      mend = f'one with {column} = {other}' if column else f'--{name}=LON,LAT'
       hint = '' if kind else ' With positive ones alone `python -m deepsentinel.search --polygon=FILE` ranks places.'
       raise ValueError(
-        f'{path} holds no {name} example within {there.path}{lost}. Add one with {column} = {other}: what is looked '
+        f'{path} holds no {name} example within {there.path}{lost}. Add {mend}: what is looked '
         f'for is told from what is not.{hint}'
       )
   _, first, number = np.unique(cell[:, 0] * there.cols + cell[:, 1], return_index=True, return_inverse=True)

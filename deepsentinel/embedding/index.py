@@ -252,6 +252,11 @@ def open_index(folder: str | pathlib.Path) -> Index:
 
   folder = pathlib.Path(folder).expanduser()
   path = folder / 'index.json'
+  if not path.is_file() and (folder / 'embedding.tif').is_file():
+    raise ValueError(
+      f'{folder} holds an embedding and no index of it. `python -m deepsentinel.search build --embedding={folder} '
+      '--out=INDEX` makes one.'
+    )
   if not path.is_file():
     begun = folder.is_dir() and any(folder.iterdir())
     found = 'is not finished: run the same build again' if begun else f'is not there. {_BUILD}'

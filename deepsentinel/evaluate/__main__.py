@@ -24,4 +24,4 @@ if __name__ == '__main__':
   _command = importlib.import_module(_module)
   flags.adopt_module_key_flags(_command)  # so that --help shows them
   __doc__ = _command.__doc__ or ''
-  commandline.run(_command.main, arguments=_arguments, resumes=True)
+  commandline.run(_command.main, arguments=_arguments, words=list(COMMANDS), resumes=True)

@@ -41,7 +41,20 @@ def require_models(models: Sequence[Trained], records) -> legend.Target:
   targets = {legend.target_of(m.config['finetune']).name for m in models}
   if len(targets) > 1:
     raise ValueError(f'The checkpoints predict {" and ".join(sorted(targets))}; compare those of one target.')
-  return legend.target_of(models[0].config['finetune'])
+  seen = [model.sha256 for model in models]
+  for number, model in enumerate(models):
+    if model.sha256 in seen[:number]:
+      raise ValueError(
+        f'{model.directory} has the weights of another checkpoint that --checkpoint names, so an interval over both '
+        'would be of one alone. Name each once.'
+      )
+  target = legend.target_of(models[0].config['finetune'])
+  if target.field not in records.fields:
+    raise ValueError(
+      f'{records.directory} has no {target.field!r} maps, which {target.name} is scored by. Pass --data with records '
+      'that have them, or a checkpoint of another target.'
+    )
+  return target
 
 
 def measure(
@@ -70,8 +83,12 @@ def measure(
     ValueError: models or records that cannot be measured so, or records of another version of the source.
   """
   target = require_models(models, records)
+  found = ', '.join(f'{share:g}' for share in shares)
   if not shares or shares[0] != 0 or any(not 0 <= share <= 1 for share in shares):
-    raise ValueError(f'Cloud shares lie in 0..1 and start at 0, which the others are set against; found {shares}.')
+    raise ValueError(
+      f'Cloud shares lie in 0..1 and start at 0, which the others are set against; found {found}. Pass '
+      '--shares=0,0.5,1.'
+    )
   cloudseries.require(records.card, str(records.directory))
   folder = out / 'clouds'
   numbers = samples.choose(patches or len(records), len(records))
@@ -102,7 +119,11 @@ def measure(
 
 def _begin(folder: pathlib.Path, job: dict[str, Any]) -> None:
   journal = folder / 'job.json'
-  if journal.exists() and json.loads(journal.read_text()) != job:
+  try:
+    begun = json.loads(journal.read_text()) if journal.exists() else job
+  except ValueError as error:
+    raise ValueError(f'{journal} is damaged ({error}). Remove {folder}, or pass another --out.') from error
+  if begun != job:
     raise ValueError(
       f'{folder.parent} holds another comparison: other checkpoints, patches or cloud shares. Pass another --out, or '
       'remove that folder.'

@@ -37,9 +37,16 @@ def main(_: list[str]) -> None:
   try:
     shares = tuple(sorted({float(share) for share in _SHARES.value}))
   except ValueError:
-    raise ValueError(f'--shares={",".join(_SHARES.value)} are no numbers from 0 to 1.') from None
+    raise ValueError(
+      f'--shares={",".join(_SHARES.value)} are no numbers from 0 to 1, such as --shares=0,0.5,1.'
+    ) from None
   models = [checkpoint.load_trained(name, stage='finetune') for name in output.split_names(_CHECKPOINT.value)]
   directory = records_lib.resolve(_DATA.value, _DATA_DIR.value)
+  if not records_lib.RecordSet(directory, records_lib.splits(directory)[0]).labelled:
+    raise ValueError(
+      f'{directory} holds no labels to score by. Pass --data with records that '
+      '`tfds build tfds_builders/deepsentinel_labelled` made.'
+    )
   records, train = (records_lib.RecordSet(directory, split) for split in (_SPLIT.value, 'train'))
   out = pathlib.Path(_OUT.value)
   result = cloudresults.run(

@@ -174,6 +174,7 @@ def _with_lists(request: Request, directory) -> dict[str, Any]:
   return {
     'kind': 'lists', 'data': pooled[0].card['name'], 'patches': len(matrix), 'classes': names,
     'synthetic': pooled[0].synthetic, 'caveat': comparison.FEW if len(matrix) < comparison.FEW_PATCHES else '',
+    'methods': [{'name': name, 'kind': 'embedding', **encoder.facts} for name, encoder in chosen.items()],
     'embedding': next(iter(scored.values())), 'embeddings': scored,
     'band_statistics': probes.knn_multilabel(plain, matrix, k=request.k),
   }  # fmt: skip

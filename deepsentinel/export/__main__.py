@@ -7,7 +7,9 @@ server or a bucket:
 
     python -m deepsentinel.embed --checkpoint=https://example.org/quickstart#sha256=HEX ...
 
-where HEX, if it is given, is what SHA256SUMS says of model.safetensors. PyTorch needs the folder alone:
+where HEX, if it is given, is what SHA256SUMS says of model.safetensors. What the evaluate commands found of this very
+checkpoint goes into the model card with --evaluation=OUT,OUT: probes of the frozen encoder beside their baselines, and
+quality under cloud. PyTorch needs the folder alone:
 modeling_deepsentinel.py in it imports neither JAX nor DeepSentinel.
 """
 
@@ -22,6 +24,9 @@ _STAGE = flags.DEFINE_enum('stage', '', ['', 'pretrain', 'finetune'], 'whose mod
 _OUT = flags.DEFINE_string('out', None, 'the folder to share; its name is the name of the model', required=True)
 _LICENCE = flags.DEFINE_string('licence', '', "of the weights, as Hugging Face names it, e.g. 'cc-by-4.0'")
 _PYTORCH = flags.DEFINE_bool('pytorch', None, 'weights for PyTorch as well; default: where the encoder is known there')
+_EVALUATION = flags.DEFINE_multi_string(
+  'evaluation', [], 'folder or JSON that deepsentinel.evaluate wrote of this checkpoint; several with commas'
+)
 
 
 def main(_: list[str]) -> None:
@@ -33,6 +38,7 @@ def main(_: list[str]) -> None:
     stage=_STAGE.value or None,
     licence=_LICENCE.value,
     pytorch=_PYTORCH.value,
+    evaluation=[name for value in _EVALUATION.value for name in value.split(',') if name],
   )
   for note in done.notes:
     print(note)

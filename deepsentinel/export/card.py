@@ -1,10 +1,12 @@
 """The model card of an exported checkpoint: README.md, with the front matter that Hugging Face reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from deepsentinel.export import measured
+from deepsentinel.export.evaluations import Evaluation
 from deepsentinel.train import exported
 
 FILE = 'README.md'
@@ -20,7 +22,14 @@ _USES = {'train': 'fine-tuning', 'validation': 'validation', 'test': 'test', 'pr
 
 
 def text(
-  name: str, about: Mapping[str, Any], scores: Mapping[str, Any], *, licence: str, sha256: str, pytorch: bool
+  name: str,
+  about: Mapping[str, Any],
+  scores: Mapping[str, Any],
+  *,
+  licence: str,
+  sha256: str,
+  pytorch: bool,
+  found: Sequence[Evaluation] = (),
 ) -> str:
   """README.md.
 
@@ -31,9 +40,10 @@ def text(
     licence: of the weights; '' where none is stated.
     sha256: of model.safetensors.
     pytorch: whether weights for PyTorch are there.
+    found: evaluations of these very weights.
   """
   title = 'SyntheticEarth, a simulated world' if about['synthetic'] else 'Sentinel-1 and Sentinel-2'
-  lines = [*_front_matter(name, about, scores, licence, pytorch), '', f'# {name}', '']
+  lines = [*_front_matter(name, about, scores, licence, pytorch, found), '', f'# {name}', '']
   lines += [_SYNTHETIC, ''] if about['synthetic'] else []
   encoder = about['encoder']
   what = (
@@ -49,13 +59,14 @@ def text(
     *_input(about),
     *_training(about),
     *_scores(about, scores),
+    *measured.sections(found, about['sha256_of_parameters'], about['target']),
     *_limits(about),
     *_licence(about, licence),
   ]
   return '\n'.join(lines).rstrip() + '\n'
 
 
-def _front_matter(name, about, scores, licence: str, pytorch: bool) -> list[str]:
+def _front_matter(name, about, scores, licence: str, pytorch: bool, evaluated) -> list[str]:
   tags = ['sentinel-1', 'sentinel-2', 'remote-sensing', 'earth-observation', 'deepsentinel', 'jax', 'flax']
   tags += ['pytorch'] if pytorch else []
   tags += ['synthetic-data'] if about['synthetic'] else []
@@ -65,17 +76,21 @@ def _front_matter(name, about, scores, licence: str, pytorch: bool) -> list[str]
   if licence:
     front['license'] = licence
   found = (scores.get('methods') or {}).get('model', {})
-  measured = [
+  of_test = [
     {'type': key, 'name': title, 'value': round(float(found[key]), 4)}
     for key, title in _SCORES.items()
     if isinstance(found.get(key), int | float)
   ]
-  if measured and about['classes']:
+  results = []
+  if of_test and about['classes']:
     data = str(scores.get('data', 'unnamed'))
     if about['synthetic']:
       data += ' (SyntheticEarth, simulated)'
-    result = {'task': {'type': task}, 'dataset': {'name': data, 'type': 'custom', 'split': 'test'}, 'metrics': measured}
-    front['model-index'] = [{'name': name, 'results': [result]}]
+    dataset = {'name': data, 'type': 'custom', 'split': 'test'}
+    results.append({'task': {'type': task}, 'dataset': dataset, 'metrics': of_test})
+  results += measured.model_index(evaluated, about['sha256_of_parameters'])
+  if results:
+    front['model-index'] = [{'name': name, 'results': results}]
   return ['---', yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), '---']
 
 

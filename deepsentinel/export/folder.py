@@ -6,14 +6,17 @@ import importlib.resources
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from deepsentinel import legend, provenance, sensors
-from deepsentinel.export import card, pytorch
+from deepsentinel.export import card, evaluations, pytorch
 from deepsentinel.train import checkpoint, exported
 from deepsentinel.train.trained import Trained
 
-FILES = (exported.CONTRACT, exported.WEIGHTS, pytorch.WEIGHTS, pytorch.MODULE, card.FILE, exported.SUMS)
+FILES = (
+  exported.CONTRACT, exported.WEIGHTS, pytorch.WEIGHTS, pytorch.MODULE, card.FILE, evaluations.PICTURE, exported.SUMS,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ def export(
   stage: str | None = None,
   licence: str = '',
   pytorch: bool | None = None,
+  evaluation: Sequence[str] = (),
 ) -> Exported:
   """Exports a checkpoint; the same call completes a folder that a killed one left, and writes the same bytes again.
 
@@ -49,9 +53,11 @@ def export(
     stage: 'pretrain' or 'finetune'; None takes the fine-tuned model where there is one.
     licence: of the weights, as Hugging Face names it; '' where none is stated yet.
     pytorch: True writes weights for PyTorch or raises, False leaves them out, None writes them where it can.
+    evaluation: folders, or JSON files, that `python -m deepsentinel.evaluate` wrote of this checkpoint.
   Raises:
     ValueError: no checkpoint, one that was exported already, a folder with something else in it, a licence that is no
-      identifier, or an encoder that PyTorch does not know, though it was asked for.
+      identifier, an encoder that PyTorch does not know, though it was asked for, or an evaluation that cannot be read
+      or is of another checkpoint.
   """
   out = pathlib.Path(out).expanduser()
   _require_free(out)
@@ -60,10 +66,12 @@ def export(
       f'--licence={licence!r} is no identifier of a licence. Pass one in lower case such as cc-by-4.0, apache-2.0, mit '
       "or 'other'."
     )
+  evaluated = evaluations.read(evaluation)
   trained = checkpoint.load_trained(source, stage)
   if exported.is_exported(trained.directory):
     raise ValueError(f'{source} was exported already: copy that folder. --checkpoint takes a run.')
-  files, notes = files_of(trained, out.resolve().name, licence, pytorch)
+  evaluations.require_of(evaluated, trained)
+  files, notes = files_of(trained, out.resolve().name, licence, pytorch, evaluated)
   there = out / exported.CONTRACT
   if there.exists() and (found := _weights_in(there)) != trained.sha256:
     raise ValueError(
@@ -83,7 +91,11 @@ def export(
 
 
 def files_of(
-  trained: Trained, name: str, licence: str = '', with_pytorch: bool | None = None
+  trained: Trained,
+  name: str,
+  licence: str = '',
+  with_pytorch: bool | None = None,
+  found: Sequence[evaluations.Evaluation] = (),
 ) -> tuple[dict[str, bytes], list[str]]:
   """Content of every file but SHA256SUMS, by name; and notes.
 
@@ -91,6 +103,7 @@ def files_of(
     trained: of a run, from `checkpoint.load_trained`.
     name: of the model.
     licence, with_pytorch: as for `export`.
+    found: evaluations of this checkpoint.
   Raises:
     ValueError: PyTorch is asked for and does not know the encoder.
   """
@@ -105,14 +118,18 @@ def files_of(
       notes.append(str(error))
   run = _run_of(trained)
   about = {**contract(trained), 'pytorch': layers or None, 'training': _training(run, trained.stage)}
-  text = (json.dumps(about, indent=1) + '\n').encode()
-  files = {exported.CONTRACT: text, exported.WEIGHTS: exported.save_weights(trained.variables, text)}
+  described = (json.dumps(about, indent=1) + '\n').encode()
+  files = {exported.CONTRACT: described, exported.WEIGHTS: exported.save_weights(trained.variables, described)}
   if layers:
     files[pytorch.WEIGHTS] = pytorch.save(trained)
     files[pytorch.MODULE] = (importlib.resources.files('deepsentinel.export') / pytorch.MODULE).read_bytes()
   sha256 = hashlib.sha256(files[exported.WEIGHTS]).hexdigest()
   scores = _read_json(run / 'test.json')
-  files[card.FILE] = card.text(name, about, scores, licence=licence, sha256=sha256, pytorch=bool(layers)).encode()
+  text = card.text(name, about, scores, licence=licence, sha256=sha256, pytorch=bool(layers), found=found)
+  files[card.FILE] = text.encode()
+  for one in found:
+    if one.picture:
+      files[evaluations.PICTURE] = one.picture
   if trained.synthetic:
     notes.append('Trained on SyntheticEarth, a simulated world: the card says so.')
   if not licence:

@@ -66,7 +66,7 @@ def test_examples_from_the_command_line(halves):
   )
   assert found.label.tolist() == [True, False, True]  # in the order of cells
   assert found.used.tolist() == [True, True, False, True]
-  with pytest.raises(ValueError, match=r'no negative example within .*Add one with label = 0'):
+  with pytest.raises(ValueError, match=r'no negative example within .*Add --negative=LON,LAT'):
     examples.of_points([cell_maps.lonlat(5.5, 1.5)], [], halves)
 
 

@@ -110,10 +110,11 @@ class Patches:
   directory, synthetic, patch_px = pathlib.Path('records'), True, 32
   card = {'source': {'name': 'synthetic', 'seed': 0}, 'name': 'few'}  # noqa: RUF012
 
-  def __init__(self, count: int = 3):
+  def __init__(self, count: int = 3, bands: tuple[str, ...] = ('B2', 'B3', 'B4', 'VV', 'VH')):
     earth = SyntheticEarth(0)
-    self.spec = sensors.SensorSpec(('B2', 'B3', 'B4', 'VV', 'VH'), 'L2A', 'sigma0_ellipsoid')
+    self.spec = sensors.SensorSpec(bands, 'L2A', 'sigma0_ellipsoid')
     rows, self.pixels = [], {'s2': [], 's1': [], 'corine': []}
+    self.fields = tuple(self.pixels)
     start = datetime.datetime(2018, 6, 1, tzinfo=datetime.UTC)
     for i in range(count):
       grid = base.PatchGrid(32632, 600_000.0 + 60_000 * i, 5_800_000.0, 32, 32)

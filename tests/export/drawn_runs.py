@@ -21,6 +21,8 @@ def write(
   width: int = 8,
   target: str = 'corine_level1',
   synthetic: bool = True,
+  seed: int = 0,
+  subsets: list[list[str]] | None = None,
 ) -> pathlib.Path:
   """A run of one stage with its checkpoint of step 3, and what a finished experiment says of it."""
   config = common.get_config('small')
@@ -28,10 +30,11 @@ def write(
   config.data.update({'data_dir': '/home/someone/tfds', 'crop_px': 32})
   config.pretrain.objective = 'tile2vec'
   config.finetune.target = target
+  config.seed = seed
   config = json.loads(json.dumps(config.to_dict()))
   module = models.build(config, stage)
   shapes = state.variable_shapes(module, models.example_inputs(module, len(BANDS)))
-  rng = np.random.default_rng(1)
+  rng = np.random.default_rng(1 + seed)
 
   def draw(path, leaf):
     if leaf.ndim == 4:
@@ -43,8 +46,9 @@ def write(
   spec = sensors.SensorSpec(BANDS)
   statistics = {'bands': list(BANDS), 'mean': [0.1, 0.2, 0.2, 0.3, -12.0, -18.0],
                 'std': [0.1, 0.1, 0.2, 0.15, 4.0, 5.0], 'count': [9] * 6}  # fmt: skip
+  alone = [list(spec.s1_bands), list(spec.s2_bands)]
   about = checkpoint.describe(
-    stage=stage, config=config, spec=spec, statistics=statistics, subsets=[list(spec.s1_bands), list(spec.s2_bands)],
+    stage=stage, config=config, spec=spec, statistics=statistics, subsets=alone if subsets is None else subsets,
     synthetic=synthetic,
   )  # fmt: skip
   checkpoints = checkpoint.Checkpoints(run / stage / 'checkpoints', about)
