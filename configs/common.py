@@ -53,8 +53,8 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.exclude_heldout = True  # leave out points within exclude_km of validation and test patches
   config.pretrain.exclude_km = 3.7
   config.pretrain.sensor_dropout = 0.0  # probability that an example loses one of its sensors
-  config.pretrain.masked_cloud = 0.0  # probability that it loses optical pixels, as those a cloud mask takes
-  config.pretrain.painted_cloud = 0.0  # probability that cloud is painted over its optical bands, and not masked
+  config.pretrain.masked_cloud = 0.0  # ... that it loses optical pixels, as those a cloud mask takes
+  config.pretrain.painted_cloud = 0.0  # ... that cloud is painted over its optical bands, and not masked
 
   config.pretrain.vae = ml_collections.ConfigDict()
   config.pretrain.vae.kl_weight = 0.1  # 1: the evidence lower bound with unit noise; 0: none, as the paper's code

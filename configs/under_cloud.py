@@ -6,7 +6,7 @@ What `python -m deepsentinel.evaluate clouds` measures. Everything else is confi
 python -m deepsentinel.main --config=configs/under_cloud.py --workdir=runs/under_cloud
 """
 
-from configs import t2v_resnet18attn
+from configs import common, t2v_resnet18attn
 
 
 def get_config(size: str = 'paper'):
@@ -16,4 +16,9 @@ def get_config(size: str = 'paper'):
   config.finetune.sensor_dropout = 0.5
   config.finetune.masked_cloud = 0.3
   config.finetune.painted_cloud = 0.4
+  config.finetune.schedule = 'cosine'
+  if size == 'small':
+    # So many cases take longer to learn than one does: after 1,500 steps both together fell behind the radar alone.
+    config.finetune.duration = common.duration(steps=4000)
+    config.finetune.validate_every_steps = 200
   return config

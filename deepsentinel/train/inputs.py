@@ -23,8 +23,9 @@ class Prepare:
     mean, std: per band, in reflectance or dB.
     seed: of the experiment.
     sensor_dropout: probability that a view of an example loses one whole sensor, in training.
-    masked_cloud: probability that a view loses the optical pixels of a part in the shape of cloud, in training.
-    painted_cloud: probability that cloud is painted over a part of a view's optical bands, in training.
+    masked_cloud: probability that a view loses the optical pixels of a part in the shape of cloud, in training; of
+      those alone that sensor dropout left their radar.
+    painted_cloud: probability that cloud is painted over a part of a view's optical bands, likewise.
     curriculum: jitter and band dropout in training; None does without.
     epochs_per_step: what the curriculum counts in.
     label_field: of the records; '' without labels.
@@ -72,13 +73,18 @@ class Prepare:
           keys('augment'), values, valid, radar_bands(self.bands), self.curriculum, step * self.epochs_per_step
         )
         present &= kept
-      if self.painted_cloud > 0:
-        values = clouds.paint(keys('painted_cloud'), values, self.bands, self.painted_cloud)
+      radar, kept = radar_bands(self.bands), present
       if self.sensor_dropout > 0:
-        present &= keep_sensors(keys('sensor_dropout'), present, self.bands, self.sensor_dropout)
+        kept = present & keep_sensors(keys('sensor_dropout'), present, self.bands, self.sensor_dropout)
+      # A view that lost its radar is left the ground to look at: of cloud alone it would learn nothing.
+      open_sky = (present & ~kept & radar).any(-1)[:, :, None, None]
+      present = kept
+      if self.painted_cloud > 0:
+        painted = clouds.paint(keys('painted_cloud'), values, self.bands, self.painted_cloud)
+        values = jnp.where(open_sky[..., None], values, painted)
       if self.masked_cloud > 0:
-        hidden = clouds.masks(keys('masked_cloud'), valid.shape[1:4], self.masked_cloud)
-        valid &= ~hidden[..., None] | radar_bands(self.bands)
+        hidden = clouds.masks(keys('masked_cloud'), valid.shape[1:4], self.masked_cloud) & ~open_sky
+        valid &= ~hidden[..., None] | radar
         present &= valid.any(axis=(2, 3))
     images = standardise(values, valid, self.bands, self.mean, self.std)
     inputs |= {'images': images, 'valid': valid, 'present': present}

@@ -91,3 +91,16 @@ def test_painted_cloud_comes_before_standardising_and_hides_no_pixel():
   # Only training sees it.
   still = dataclasses.replace(prepare, painted_cloud=1.0)(batch, 0, train=False)
   np.testing.assert_array_equal(still['images'], prepare(batch, 0, train=False)['images'])
+
+
+def test_a_view_that_lost_its_radar_keeps_the_ground():
+  batch = {k: jax.numpy.asarray(v) for k, v in tiny_model.host_batch(0, 16, 1, labels=True).items()}
+  dropped = dataclasses.replace(tiny_model.prepare(labels=True), sensor_dropout=1.0)
+  plain, clouded = (
+    dataclasses.replace(dropped, painted_cloud=p, masked_cloud=p)(batch, 0, train=True) for p in (0.0, 1.0)
+  )
+  optical_alone = np.asarray(plain['present'][:, 0, 0] & ~plain['present'][:, 0, 3])
+  assert 0 < optical_alone.sum() < 16
+  for name in ('images', 'valid', 'present'):
+    np.testing.assert_array_equal(clouded[name][optical_alone], plain[name][optical_alone])
+  assert not np.array_equal(clouded['valid'][~optical_alone], plain['valid'][~optical_alone])
