@@ -93,6 +93,7 @@ def measure(
   folder = out / 'clouds'
   numbers = samples.choose(patches or len(records), len(records))
   chunks = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)]
+  everywhere, bands = cloudseries.places(records), records.spec.s2_bands
   _begin(
     folder,
     {
@@ -102,8 +103,8 @@ def measure(
       'data': records.card['name'],
     },
   )
+  cloudseries.scene_of(records.card['source'], everywhere[numbers[0]])  # it has those of all patches, or of none
   seers = [_Seer(model, records.spec, records.patch_px) for model in models]
-  everywhere, bands = cloudseries.places(records), records.spec.s2_bands
   bar = tqdm.tqdm(total=len(numbers), desc='Clouds', unit=' patches', disable=not progress)
   with bar, Pool(workers) as pool:
     for k, chunk in enumerate(chunks):

@@ -79,6 +79,15 @@ def render(
   Raises:
     ValueError: the source no longer has that scene.
   """
+  earth, scene = scene_of(source, place)
+  pixels = [earth.render(scene, place.grid, bands, share).to_storage() for share in shares]
+  cloud = [earth.cloud_mask(scene, place.grid, share) for share in shares]
+  own = earth.read(scene, place.grid, bands).to_storage() if weather else None
+  return Series(place.id, np.stack(pixels), np.stack(cloud), own)
+
+
+def scene_of(source: dict[str, Any], place: Place) -> tuple[Any, base.Scene]:
+  """(the source, the optical scene of a patch); ValueError if the source no longer has it."""
   earth = _earth(json.dumps(source, sort_keys=True))
   time = datetime.datetime.fromtimestamp(place.time, datetime.UTC)
   reach = datetime.timedelta(minutes=1)
@@ -89,10 +98,7 @@ def render(
       f'Patch {place.id} is of scene {place.scene}, which {source["name"]} does not have: the records were made by '
       'another version of it. Sample the corpus and build the records again.'
     )
-  pixels = [earth.render(scene, place.grid, bands, share).to_storage() for share in shares]
-  cloud = [earth.cloud_mask(scene, place.grid, share) for share in shares]
-  own = earth.read(scene, place.grid, bands).to_storage() if weather else None
-  return Series(place.id, np.stack(pixels), np.stack(cloud), own)
+  return earth, scene
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,6 +10,8 @@ from tests.train import tiny_model
 
 BANDS = ('B2', 'B8', 'B11', 'B12', 'VV')
 
+_paint = jax.jit(clouds.paint, static_argnums=(2, 3))
+
 
 def test_masked_cloud():
   keys = rngs.example_keys(rngs.stream_key(0, 'x', 0), 0, 400)
@@ -40,7 +42,7 @@ def _painted(probability, examples=300, value=0.05):
   keys = rngs.example_keys(rngs.stream_key(0, 'x', 0), 0, examples)
   values = np.full((examples, 1, 32, 32, len(BANDS)), value, np.float32)
   values[..., -1] = -12
-  return values, np.asarray(clouds.paint(keys, values, BANDS, probability))
+  return values, np.asarray(_paint(keys, values, BANDS, probability))
 
 
 def test_painted_cloud_is_bright_darker_in_the_short_wave_infrared_and_never_over_radar():
@@ -59,14 +61,14 @@ def test_painted_cloud_is_bright_darker_in_the_short_wave_infrared_and_never_ove
 
 
 def test_a_third_of_the_painted_views_are_overcast_and_the_others_of_any_share():
-  _, painted = _painted(1.0, examples=600)
+  _, painted = _painted(1.0, examples=400)
   share = (painted[..., 0] > 0.051).mean((1, 2, 3))
   # Those whose cloud is smaller than a rim count as overcast only from a share of 1 on.
   assert abs((share > 0.999).mean() - 1 / 3) < 0.06
   np.testing.assert_allclose(np.quantile(share[share < 0.999], [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.1)
   # Overcast is thick: what is below shows nowhere, in most of such views.
-  _, dark = _painted(1.0, examples=600, value=0.0)
-  _, light = _painted(1.0, examples=600, value=0.25)
+  _, dark = _painted(1.0, examples=300, value=0.0)
+  _, light = _painted(1.0, examples=300, value=0.25)
   seen = np.abs(light - dark)[..., 0].mean((1, 2, 3)) / 0.25
   assert (seen < 0.01).mean() > 0.2
 
