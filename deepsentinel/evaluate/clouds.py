@@ -42,12 +42,13 @@ def main(_: list[str]) -> None:
     ) from None
   models = [checkpoint.load_trained(name, stage='finetune') for name in output.split_names(_CHECKPOINT.value)]
   directory = records_lib.resolve(_DATA.value, _DATA_DIR.value)
-  if not records_lib.RecordSet(directory, records_lib.splits(directory)[0]).labelled:
+  train = records_lib.RecordSet(directory, 'train')
+  if not train.labelled:
     raise ValueError(
       f'{directory} holds no labels to score by. Pass --data with records that '
       '`tfds build tfds_builders/deepsentinel_labelled` made.'
     )
-  records, train = (records_lib.RecordSet(directory, split) for split in (_SPLIT.value, 'train'))
+  records = train if _SPLIT.value == 'train' else records_lib.RecordSet(directory, _SPLIT.value)
   out = pathlib.Path(_OUT.value)
   result = cloudresults.run(
     models, records, train, out, shares=shares, patches=_PATCHES.value, workers=_WORKERS.value,

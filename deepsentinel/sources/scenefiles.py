@@ -24,6 +24,11 @@ class LocalScene:
   nodata: float | None = None
   cloud_mask: cloudmasks.CloudMask | None = None
 
+  @property
+  def file(self) -> pathlib.Path:
+    """Its first file."""
+    return pathlib.Path(next(iter(self.bands.values())).path)
+
 
 @dataclasses.dataclass(frozen=True)
 class Stated:
@@ -184,20 +189,15 @@ def with_cloud_masks(scenes: Iterable[LocalScene], suffixes: Sequence[str]) -> l
   Beside them is 'REST_SCL.tif' for bands 'REST_B02.tif', and for the only scene of a folder 'SCL.tif' as well.
   """
   scenes = list(scenes)
-
-  def folder(local: LocalScene) -> pathlib.Path:
-    return pathlib.Path(next(iter(local.bands.values())).path).parent
-
-  optical = collections.Counter(folder(local) for local in scenes if local.scene.sensor == 'sentinel2')
+  optical = collections.Counter(local.file.parent for local in scenes if local.scene.sensor == 'sentinel2')
   masks = {place: cloudmasks.in_folder(place, suffixes) for place in optical}
   out = []
   for local in scenes:
     if local.scene.sensor == 'sentinel2':
-      place = pathlib.Path(next(iter(local.bands.values())).path)
-      own = masks[place.parent]
-      band, rest = sidecar.band_of_file(place.stem)
-      mask = own.get(rest) if band else _mask_band(str(place)) or own.get(place.stem)
-      if mask is None and optical[place.parent] == 1:
+      own = masks[local.file.parent]
+      band, rest = sidecar.band_of_file(local.file.stem)
+      mask = own.get(rest) if band else _mask_band(str(local.file)) or own.get(local.file.stem)
+      if mask is None and optical[local.file.parent] == 1:
         mask = own.get('')
       local = dataclasses.replace(local, cloud_mask=mask)
     out.append(local)
@@ -217,10 +217,9 @@ def _mask_band(path: str) -> cloudmasks.CloudMask | None:
 def cloud_mask_of(local: LocalScene) -> str:
   """What the cloud mask of a scene is; ValueError if there is none."""
   if local.cloud_mask is None:
-    folder = pathlib.Path(next(iter(local.bands.values())).path).parent
     raise ValueError(
       f'Scene {local.scene.id} has no cloud mask. Put its scene classification (..._SCL_20m.jp2, SCL.tif) or a '
-      f'cloud_mask.tif (0 clear) beside its bands in {folder}.'
+      f'cloud_mask.tif (0 clear) beside its bands in {local.file.parent}.'
     )
   return local.cloud_mask.title
 

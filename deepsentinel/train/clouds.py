@@ -55,10 +55,8 @@ def paint(keys: Array, values: Array, bands: tuple[str, ...], probability: float
     f32 [B, V, H, W, C].
   """
   _, views, height, width, _ = values.shape
-  least, most = (
-    np.array([_LEFT.get(band, (1.0, 1.0))[end] if is_optical else 0.0 for band, is_optical in _optical(bands)])
-    for end in (0, 1)
-  )
+  optical = np.array([sensors.BANDS[band].sensor == 'sentinel2' for band in bands])
+  least, most = np.array([_LEFT.get(band, (1.0, 1.0)) for band in bands]).T
 
   def cloud(key: Array) -> tuple[Array, Array]:
     """Opacity [H, W] and reflectance [H, W, C]."""
@@ -75,11 +73,7 @@ def paint(keys: Array, values: Array, bands: tuple[str, ...], probability: float
 
   opacity, reflectance = _for_each_view(cloud, keys, views)
   painted = values + opacity[..., None] * (reflectance - values)
-  return jnp.where(np.array([is_optical for _, is_optical in _optical(bands)]), painted, values)
-
-
-def _optical(bands: tuple[str, ...]) -> list[tuple[str, bool]]:
-  return [(band, sensors.BANDS[band].sensor == 'sentinel2') for band in bands]
+  return jnp.where(optical, painted, values)
 
 
 def _noise(key: Array, height: int, width: int) -> Array:
