@@ -61,7 +61,9 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.vae.sample = True  # False decodes the mean of the latent, the autoencoder's way
 
   config.pretrain.tile2vec = ml_collections.ConfigDict()
-  config.pretrain.tile2vec.margin = 0.1
+  config.pretrain.tile2vec.loss = 'triplet'  # 'triplet', the paper's | 'infonce' (symmetric, over the whole batch)
+  config.pretrain.tile2vec.margin = 0.1  # of the triplet
+  config.pretrain.tile2vec.temperature = 0.1  # of InfoNCE
   config.pretrain.tile2vec.pooling = 'mean'  # 'mean' | 'cell' (per cell of the feature map, as the paper's code)
   config.pretrain.tile2vec.neighbour = 'near'  # 'near' | 'literal' | 'uniform' | 'other_acquisition' | 'same_patch'
   config.pretrain.tile2vec.neighbour_scale_km = 'auto'  # length of the softmax; auto: mean nearest-neighbour distance

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
 from deepsentinel.encoders.base import EncoderOutput
@@ -58,3 +59,9 @@ class Objective(nn.Module):
     present = None if present is None else present.reshape(b * v, -1)
     out = self.encoder(images, present=present, train=train)
     return EncoderOutput(*(x.reshape(b, v, *x.shape[1:]) for x in out))
+
+  def all_examples(self, x: Array, batch: Batch) -> tuple[Array, Array]:
+    """x f32[B, ...] of this device's examples as f32[N, ...] of the global batch; int32[B], where these stand in it."""
+    if self.gather is None:
+      return x, jnp.arange(len(x))
+    return self.gather(x), jnp.searchsorted(self.gather(batch['example']), batch['example'])

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from deepsentinel.objectives import base
-from deepsentinel.objectives.tile2vec import distance
+from deepsentinel.objectives.similarity import distance, infonce
 
 LOSSES = ('triplet', 'infonce')
 
@@ -35,16 +34,14 @@ class Contrastive(base.Objective):
     embedding = self.encode_views(batch, train=train).embedding
     # [B, E] each; all of the global batch [D * B, E]
     a, b = embedding[:, 0], embedding[:, 1]
-    everyone, number = embedding, jnp.arange(len(a))
-    if self.gather is not None:
-      everyone = self.gather(embedding)
-      number = jnp.searchsorted(self.gather(batch['example']), batch['example'])
+    everyone, number = self.all_examples(embedding, batch)
     if train and len(everyone) < 2:
       raise ValueError('Contrastive learning needs other examples as negatives: use a batch of two or more.')
     if self.loss == 'triplet':
       loss, diagnostics = triplet(a, b, everyone[(number + 1) % len(everyone), 1], self.margin)
     else:
-      loss, diagnostics = infonce(a, b, everyone[:, 0], everyone[:, 1], number, self.temperature)
+      loss, retrieval = infonce(a, b, everyone[:, 0], everyone[:, 1], number, self.temperature)
+      diagnostics = {'retrieval': retrieval}
     return loss, {**diagnostics, 'embedding_norm': jnp.linalg.norm(embedding, axis=-1).mean(1)}
 
 
@@ -53,34 +50,3 @@ def triplet(a: Array, b: Array, negative: Array, margin: float) -> tuple[Array, 
   d_positive, d_negative = distance(a, b), distance(a, negative)
   loss = jnp.maximum(d_positive - d_negative + margin, 0)
   return loss, {'d_positive': d_positive, 'd_negative': d_negative, 'active': (loss > 0).astype(jnp.float32)}
-
-
-def infonce(
-  a: Array, b: Array, all_a: Array, all_b: Array, number: Array, temperature: float
-) -> tuple[Array, dict[str, Array]]:
-  """Symmetric InfoNCE.
-
-  Args:
-    a, b: f32[B, E], the two views of this device's examples.
-    all_a, all_b: f32[N, E], those of the global batch.
-    number: int32[B], where among the N the examples stand.
-    temperature: what the cosine similarities are divided by.
-  Returns:
-    loss f32[B], the mean of both directions; diagnostics: 'retrieval', the share of directions in which the right one
-    is the most similar.
-  """
-  a, b, all_a, all_b = map(unit, (a, b, all_a, all_b))
-  losses, hits = [], []
-  for query, keys in ((a, all_b), (b, all_a)):
-    logits = query @ keys.T / temperature  # [B, N]
-    right = jnp.take_along_axis(logits, number[:, None], 1)[:, 0]
-    losses.append(jax.nn.logsumexp(logits, 1) - right)
-    hits.append(logits.argmax(1) == number)
-  return (losses[0] + losses[1]) / 2, {'retrieval': (hits[0] + hits[1].astype(jnp.float32)) / 2}
-
-
-def unit(x: Array) -> Array:
-  """f32[..., E] of length 1; a zero vector stays zero, with gradient 0."""
-  square = jnp.sum(x**2, -1, keepdims=True)
-  positive = square > 0
-  return jnp.where(positive, x / jnp.sqrt(jnp.where(positive, square, 1)), 0)

@@ -82,7 +82,9 @@ _RULES: dict[str, Rule] = {
   'pretrain.painted_cloud': _SHARE,
   'pretrain.vae.kl_weight': _NOT_NEGATIVE,
   'pretrain.vae.sample': _BOOL,
+  'pretrain.tile2vec.loss': _one_of(*tile2vec.LOSSES),
   'pretrain.tile2vec.margin': _NOT_NEGATIVE,
+  'pretrain.tile2vec.temperature': _POSITIVE,
   'pretrain.tile2vec.pooling': _one_of(*tile2vec.POOLINGS),
   'pretrain.tile2vec.neighbour': _one_of(*neighbours.LAWS),
   'pretrain.tile2vec.neighbour_scale_km': (lambda v: v == 'auto' or _POSITIVE[0](v), "'auto' or a number above 0"),
@@ -161,6 +163,10 @@ def check(config: Mapping[str, Any]) -> None:
       )
   if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2:
     raise ValueError('config.pretrain.batch_size is 1; contrastive learning needs negatives: a batch of 2 or more.')
+  try:
+    tile2vec.check(flat['pretrain.tile2vec.loss'], flat['pretrain.tile2vec.pooling'])
+  except ValueError as e:
+    raise ValueError(f'config.pretrain.tile2vec: {e}') from None
   if flat['data.bands']:
     sensors.SensorSpec(band_list(flat['data.bands']))
   if flat['evaluation.random_forest'] and legend.target(flat['finetune.target']).is_scene:

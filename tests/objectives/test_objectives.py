@@ -13,7 +13,8 @@ from deepsentinel.encoders.base import EncoderOutput
 from deepsentinel.encoders.resnet import ResNet
 from deepsentinel.objectives.base import VIEWS
 from deepsentinel.objectives.landcover import LandCover
-from deepsentinel.objectives.tile2vec import Tile2Vec, distance
+from deepsentinel.objectives.similarity import distance
+from deepsentinel.objectives.tile2vec import LOSSES, Tile2Vec
 
 B, PX, CHANNELS = 8, 32, 6
 
@@ -99,15 +100,67 @@ def test_tile2vec_agrees_with_pytorch():
   np.testing.assert_allclose(ours, peer(pooled[:, 0], pooled[:, 1], pooled[:, 2]), rtol=1e-5, atol=1e-6)
 
 
+def _infonce(embeddings, **options):
+  """Loss of embeddings [B, 3, E] given as images of one pixel."""
+  images = jnp.asarray(embeddings, jnp.float32)[:, :, None, None, :]
+  return Tile2Vec(Mirror(), loss='infonce', **options).apply({}, {'images': images}, train=False)
+
+
+def test_tile2vec_infonce_by_hand():
+  # Unit vectors: anchors e1, e2; neighbours e1, e1; distant e2, -e1. Keys of an anchor: neighbours, then distant ones.
+  loss, diagnostics = _infonce([[[1, 0], [2, 0], [0, 1]], [[0, 3], [1, 0], [-5, 0]]], temperature=1.0)
+  e = np.e
+  first = np.log(e + e + 1 + 1 / e) - 1  # e1 against e1, e1, e2, -e1
+  second = np.log(1 + 1 + e + 1)  # e2 against e1, e1, e2, -e1
+  from_first = np.log(e + 1 + 1 + 1 / e) - 1  # e1 against the anchors e1, e2 and the distant e2, -e1
+  from_second = np.log(e + 1 + 1 + 1 / e)
+  np.testing.assert_allclose(loss, [(first + from_first) / 2, (second + from_second) / 2], rtol=1e-6)
+  np.testing.assert_allclose(diagnostics['retrieval'], [1, 0])
+  np.testing.assert_allclose(diagnostics['d_neighbour'], [1, 10**0.5], rtol=1e-6)
+  # A batch of one has its distant patch to be told from.
+  alone, _ = _infonce([[[1, 0], [2, 0], [0, 1]]], temperature=0.5)
+  np.testing.assert_allclose(alone, [np.log(e**2 + 1) - 2], rtol=1e-6)
+
+
+def test_tile2vec_infonce_sees_everyone():
+  whole = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 5)), jnp.float32)
+
+  def gather(x):
+    return whole if x.ndim == 3 else jnp.array([0, 1, 6, 7])
+
+  module = Tile2Vec(Mirror(), gather=gather, loss='infonce')
+  batch = {'images': whole[2:, :, None, None, :], 'example': jnp.array([6, 7])}
+  np.testing.assert_allclose(module.apply({}, batch, train=False)[0], _infonce(whole)[0][2:], rtol=1e-6)
+
+
+@pytest.mark.parametrize('value', [0.0, 1.0])
+@pytest.mark.parametrize('loss', LOSSES)
+def test_tile2vec_has_finite_gradients_where_all_embeddings_coincide(loss, value):
+  def total(x):
+    return Tile2Vec(Mirror(), loss=loss).apply({}, {'images': x}, train=False)[0].sum()
+
+  loss, gradient = jax.value_and_grad(total)(jnp.full((3, 3, 1, 1, 4), value))
+  assert jnp.isfinite(loss)
+  assert jnp.isfinite(gradient).all()
+
+
 def test_coincident_embeddings_have_a_finite_gradient():
   gradient = jax.grad(lambda a, b: distance(a, b).sum())
   np.testing.assert_array_equal(gradient(jnp.ones((2, 3)), jnp.ones((2, 3))), np.zeros((2, 3)))
   np.testing.assert_allclose(gradient(jnp.array([3.0, 4.0]), jnp.zeros(2)), [0.6, 0.8], rtol=1e-6)
 
 
-def test_an_unknown_pooling_is_refused():
-  with pytest.raises(ValueError, match=r"Unknown Tile2Vec pooling 'max'. Known: mean, cell"):
-    Tile2Vec(Mirror(), pooling='max').apply({}, {'images': np.zeros((1, 3, 1, 1, 2))}, train=False)
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'pooling': 'max'}, r"Unknown Tile2Vec pooling 'max'. Known: mean, cell"),
+    ({'loss': 'simclr'}, r"Unknown Tile2Vec loss 'simclr'. Known: triplet, infonce"),
+    ({'loss': 'infonce', 'pooling': 'cell'}, r"compares whole patches; found pooling 'cell'. Use pooling 'mean'"),
+  ],
+)
+def test_an_unknown_form_of_tile2vec_is_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    Tile2Vec(Mirror(), **options).apply({}, {'images': np.zeros((1, 3, 1, 1, 2))}, train=False)
 
 
 class Bypass(nn.Module):

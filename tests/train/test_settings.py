@@ -60,6 +60,11 @@ def test_an_unknown_size_is_named():
     ({'finetune__target': 'mines'}, "config.finetune.target is 'mines'; allowed: one of .*, osm, mine"),
     ({'finetune__target': 'mine'}, 'config.evaluation.random_forest is True: .* one label a patch'),
     ({'pretrain__tile2vec__neighbour': 'far'}, "config.pretrain.tile2vec.neighbour is 'far'; allowed: one of near"),
+    ({'pretrain__tile2vec__loss': 'simclr'}, "config.pretrain.tile2vec.loss is 'simclr'; allowed: one of triplet"),
+    (
+      {'pretrain__tile2vec__loss': 'infonce', 'pretrain__tile2vec__pooling': 'cell'},
+      "config.pretrain.tile2vec: .* found pooling 'cell'. Use pooling 'mean'",
+    ),
     ({'finetune__learning_rate': -1e-3}, 'config.finetune.learning_rate is -0.001; allowed: a number above 0'),
     ({'finetune__learning_rate': float('nan')}, 'config.finetune.learning_rate is nan'),
     ({'data__crop_px': 100}, 'config.data.crop_px is 100; allowed: a multiple of 16 pixels'),
