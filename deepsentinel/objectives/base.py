@@ -46,6 +46,11 @@ class Objective(nn.Module):
       loss and diagnostics over examples; without it all count alike.
     """
 
+  def advice(self, means: Mapping[str, float]) -> str:
+    """What to change, from the means of loss and diagnostics over the last steps of training; '' if all is well."""
+    del means
+    return ''
+
   def encode_views(self, batch: Batch, *, train: bool) -> EncoderOutput:
     """All views in one pass, so that batch norm sees one batch: embedding f32[B, V, E], feature_map f32[B, V, ...]."""
     images, present = batch['images'], batch.get('present')

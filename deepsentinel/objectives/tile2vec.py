@@ -1,5 +1,6 @@
 """Tile2Vec: near patches embed nearer than distant ones (Jean et al. 2019; paper, section 4)."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -54,6 +55,16 @@ class Tile2Vec(base.Objective):
       return loss, diagnostics | {'retrieval': retrieval}
     triplet = jnp.maximum(d_neighbour - d_distant + self.margin, 0)
     return triplet.mean(1), diagnostics | {'active': (triplet > 0).mean(1, dtype=jnp.float32)}
+
+  def advice(self, means: Mapping[str, float]) -> str:
+    near, far, active = (means.get(key, float('nan')) for key in ('d_neighbour', 'd_distant', 'active'))
+    if not (active > 0.5 and near > 0.9 * far):
+      return ''
+    return (
+      f'Tile2Vec hardly tells neighbours from distant patches: they lie {near:.3g} and {far:.3g} from the anchor, and '
+      f'{100 * active:.0f} % of the triplets are within the margin. The encoder has learned little. Try '
+      '--config.pretrain.tile2vec.loss=infonce, or nearer neighbours.'
+    )
 
   def _infonce(self, embedding: Array, batch: base.Batch) -> tuple[Array, Array]:
     """Loss and retrieval f32[B] of embeddings f32[B, 3, E]."""

@@ -294,6 +294,8 @@ class _Training:
     values = {name: _mean(pair) for name, pair in self.pending.items()}
     self.log.write(self.step, self.stage.epoch(self.step), 'train', {**values, **speed})
     self.pending = {}
+    if self.step == self.stage.total_steps and parallel.is_chief() and (advice := self.stage.module.advice(values)):
+      logging.warning('%s', advice)
 
   def _validate(self, progress_bar: bool) -> bool:
     """One pass over the validation split; whether it is the best so far."""

@@ -100,6 +100,15 @@ def test_tile2vec_agrees_with_pytorch():
   np.testing.assert_allclose(ours, peer(pooled[:, 0], pooled[:, 1], pooled[:, 2]), rtol=1e-5, atol=1e-6)
 
 
+def test_a_triplet_that_tells_nothing_apart_says_what_to_do():
+  collapsed = {'d_neighbour': 0.51, 'd_distant': 0.543, 'active': 0.74}
+  assert 'they lie 0.51 and 0.543 from the anchor, and 74 % of the' in (advice := Tile2Vec(Mirror()).advice(collapsed))
+  assert '--config.pretrain.tile2vec.loss=infonce' in advice
+  assert not Tile2Vec(Mirror()).advice({**collapsed, 'd_distant': 0.9})
+  assert not Tile2Vec(Mirror()).advice({**collapsed, 'active': 0.1})
+  assert not Tile2Vec(Mirror(), loss='infonce').advice({'d_neighbour': 0.51, 'd_distant': 0.543, 'retrieval': 0.1})
+
+
 def _infonce(embeddings, **options):
   """Loss of embeddings [B, 3, E] given as images of one pixel."""
   images = jnp.asarray(embeddings, jnp.float32)[:, :, None, None, :]

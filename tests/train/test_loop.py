@@ -44,9 +44,10 @@ def _assert_same_arrays(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_four_steps_equal_two_then_two(tmp_path):
+def test_four_steps_equal_two_then_two(tmp_path, caplog):
   whole = tiny_model.stage(tmp_path / 'whole', validation=_validation, validate_every=2)
   assert loop.train(whole, progress_bar=False).steps == 4
+  assert caplog.text.count('Here is what to change, at a loss of') == 1  # the objective's, after the last step
   halves = tiny_model.stage(tmp_path / 'halves', validation=_validation, validate_every=2)
   killed = RuntimeError('killed')
 

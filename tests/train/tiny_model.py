@@ -41,6 +41,9 @@ class TinyLabels(Objective):
   classes: int = CLASSES
   views: ClassVar[str] = 'labelled'
 
+  def advice(self, means):
+    return f'Here is what to change, at a loss of {means["loss"]:.3f}.'
+
   def setup(self):
     self.header = nn.Dense(self.classes)
 
