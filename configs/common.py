@@ -61,7 +61,9 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.vae.sample = True  # False decodes the mean of the latent, the autoencoder's way
 
   config.pretrain.tile2vec = ml_collections.ConfigDict()
-  config.pretrain.tile2vec.loss = 'triplet'  # 'triplet', the paper's | 'infonce' (symmetric, over the whole batch)
+  # 'triplet' is the paper's. Where neighbours are hardly more alike than distant patches it is smallest for an encoder
+  # that tells nothing apart (docs/findings.md); symmetric InfoNCE over the whole batch is not.
+  config.pretrain.tile2vec.loss = 'infonce'
   config.pretrain.tile2vec.margin = 0.1  # of the triplet
   config.pretrain.tile2vec.temperature = 0.1  # of InfoNCE
   config.pretrain.tile2vec.pooling = 'mean'  # 'mean' | 'cell' (per cell of the feature map, as the paper's code)
@@ -126,9 +128,8 @@ def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.unlabelled = 'deepsentinel_unlabelled/demo'
   config.data.labelled = 'deepsentinel_labelled/demo'
   config.data.crop_px = 64
-  # So short a run needs larger steps than the paper's. With fewer of them fine-tuning hardly gets beyond one class a
-  # crop, and no pretraining can be told from another.
-  config.pretrain.duration = duration(steps=400)
+  # So short a run needs larger steps than the paper's.
+  config.pretrain.duration = duration(steps=2000)
   config.pretrain.batch_size = 16
   config.pretrain.learning_rate = 2e-3
   # 300 steps left 14 points of weighted IoU on the table (SyntheticEarth, `none`, ResNet18: 56 to 70).

@@ -12,5 +12,6 @@ def get_config(size: str = 'paper'):
   config = t2v_resnet18attn.get_config(size)
   config.name = 't2v_literal'
   config.pretrain.tile2vec.neighbour = 'literal'
+  config.pretrain.tile2vec.loss = 'triplet'  # InfoNCE compares whole patches
   config.pretrain.tile2vec.pooling = 'cell'
   return config

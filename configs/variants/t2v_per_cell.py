@@ -11,5 +11,6 @@ from configs import t2v_resnet18attn
 def get_config(size: str = 'paper'):
   config = t2v_resnet18attn.get_config(size)
   config.name = 't2v_per_cell'
+  config.pretrain.tile2vec.loss = 'triplet'  # InfoNCE compares whole patches
   config.pretrain.tile2vec.pooling = 'cell'
   return config

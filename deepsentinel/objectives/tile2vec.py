@@ -27,7 +27,7 @@ class Tile2Vec(base.Objective):
       (triplet only).
   """
 
-  loss: str = 'triplet'
+  loss: str = 'infonce'
   margin: float = 0.1
   temperature: float = 0.1
   pooling: str = 'mean'

@@ -78,13 +78,15 @@ def test_tile2vec_by_hand():
   # Two patches of two cells (1 x 2) with two features; anchor, neighbour, distant.
   a, n, d = [[0, 0], [6, 8]], [[0, 1], [6, 7]], [[3, 5], [6, 8]]
   images = np.array([[a, n, d], [a, a, d]], np.float32)[:, :, None]
-  loss, diagnostics = Tile2Vec(Mirror(), margin=0.1).apply({}, {'images': images}, train=False)
+  loss, diagnostics = Tile2Vec(Mirror(), loss='triplet', margin=0.1).apply({}, {'images': images}, train=False)
   # means: a (3, 4), n (3, 4), d (4.5, 6.5); d(a, n) = 0, d(a, d) = sqrt(2.25 + 6.25)
   np.testing.assert_allclose(loss, [0, 0], atol=1e-6)
   np.testing.assert_allclose(diagnostics['d_distant'], [8.5**0.5] * 2, rtol=1e-6)
   np.testing.assert_allclose(diagnostics['embedding_norm'], [(5 + 5 + 62.5**0.5) / 3] * 2, rtol=1e-6)
 
-  loss, diagnostics = Tile2Vec(Mirror(), margin=0.1, pooling='cell').apply({}, {'images': images}, train=False)
+  loss, diagnostics = Tile2Vec(Mirror(), loss='triplet', margin=0.1, pooling='cell').apply(
+    {}, {'images': images}, train=False
+  )
   # first patch: cells d(a, n) = 1, 1 and d(a, d) = sqrt(34), 0 -> losses 0 and 1.1; second: d(a, n) = 0 -> 0 and 0.1
   np.testing.assert_allclose(loss, [0.55, 0.05], rtol=1e-5)
   np.testing.assert_allclose(diagnostics['active'], [0.5, 0.5])
@@ -94,7 +96,7 @@ def test_tile2vec_by_hand():
 def test_tile2vec_agrees_with_pytorch():
   torch = pytest.importorskip('torch', reason='PyTorch is a test-only peer: pip install torch')
   images = np.random.default_rng(0).normal(size=(5, 3, 4, 4, 7)).astype(np.float32)
-  ours, _ = Tile2Vec(Mirror(), margin=0.3).apply({}, {'images': images}, train=False)
+  ours, _ = Tile2Vec(Mirror(), loss='triplet', margin=0.3).apply({}, {'images': images}, train=False)
   pooled = torch.from_numpy(images.mean((2, 3)))
   peer = torch.nn.TripletMarginLoss(margin=0.3, reduction='none', eps=0)
   np.testing.assert_allclose(ours, peer(pooled[:, 0], pooled[:, 1], pooled[:, 2]), rtol=1e-5, atol=1e-6)
@@ -102,10 +104,12 @@ def test_tile2vec_agrees_with_pytorch():
 
 def test_a_triplet_that_tells_nothing_apart_says_what_to_do():
   collapsed = {'d_neighbour': 0.51, 'd_distant': 0.543, 'active': 0.74}
-  assert 'they lie 0.51 and 0.543 from the anchor, and 74 % of the' in (advice := Tile2Vec(Mirror()).advice(collapsed))
+  assert 'they lie 0.51 and 0.543 from the anchor, and 74 % of the' in (
+    advice := Tile2Vec(Mirror(), loss='triplet').advice(collapsed)
+  )
   assert '--config.pretrain.tile2vec.loss=infonce' in advice
-  assert not Tile2Vec(Mirror()).advice({**collapsed, 'd_distant': 0.9})
-  assert not Tile2Vec(Mirror()).advice({**collapsed, 'active': 0.1})
+  assert not Tile2Vec(Mirror(), loss='triplet').advice({**collapsed, 'd_distant': 0.9})
+  assert not Tile2Vec(Mirror(), loss='triplet').advice({**collapsed, 'active': 0.1})
   assert not Tile2Vec(Mirror(), loss='infonce').advice({'d_neighbour': 0.51, 'd_distant': 0.543, 'retrieval': 0.1})
 
 

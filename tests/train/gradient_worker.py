@@ -35,8 +35,8 @@ def main() -> None:
   out = {}
   vae_options = {'latent': 2, 'header_width': 8}
   for name, objective, views, parallel_options in (
-    ('tile2vec', tile2vec.Tile2Vec, 3, {}),
-    ('near infonce', functools.partial(tile2vec.Tile2Vec, loss='infonce'), 3, {'gather': parallel.gather}),
+    ('tile2vec', functools.partial(tile2vec.Tile2Vec, loss='triplet'), 3, {}),
+    ('near infonce', tile2vec.Tile2Vec, 3, {'gather': parallel.gather}),
     ('triplet', functools.partial(contrastive.Contrastive, margin=1.0), 2, {'gather': parallel.gather}),
     ('infonce', functools.partial(contrastive.Contrastive, loss='infonce'), 2, {'gather': parallel.gather}),
     ('vae', functools.partial(vae.VAE, **vae_options), 1, {'norm': parallel.norm}),
