@@ -12,7 +12,11 @@ from configs import common, none_resnet18attn
 def get_config(size: str = 'paper'):
   config = none_resnet18attn.get_config(size)
   config.name = 'none_total_compute'
-  # The paper's: 20 epochs of 100,000 triplets, then 200 of the 7,000 patches in the train split.
-  config.finetune.duration = common.duration(examples=7_400_000) if size == 'paper' else common.duration(steps=1500)
+  if size == 'paper':  # 20 epochs of 100,000 triplets, then 200 of the 7,000 patches in the train split
+    config.finetune.duration = common.duration(examples=7_400_000)
+  else:  # both stages have one batch size
+    config.finetune.duration = common.duration(
+      steps=3 * config.pretrain.duration.steps + config.finetune.duration.steps
+    )
   config.finetune.patience_epochs = 0.0
   return config
