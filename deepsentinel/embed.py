@@ -32,7 +32,6 @@ import datetime
 import json
 import pathlib
 
-import shapely
 from absl import flags
 
 from deepsentinel import commandline
@@ -195,6 +194,8 @@ def _from_catalogue(bands: tuple[str, ...], polygons):
 
 def _from_files(bands: tuple[str, ...], polygons):
   """Scenes of local files; the first one gives the grid."""
+  import shapely
+
   from deepsentinel import registry
   from deepsentinel.embedding import area, inputs, scenes
 
