@@ -13,16 +13,15 @@ from deepsentinel.evaluate import cloudresults, output, run
 from deepsentinel.evaluation import probes
 from deepsentinel.export import folder, measured
 from deepsentinel.train import checkpoint
-from tests import tiny_records
+from tests import tiny_records, untrained
 from tests.evaluate.test_clouds import Patches
-from tests.export import drawn_runs
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory) -> list[pathlib.Path]:
   """Two runs that differ in their seed, and one that no evaluation knows."""
   home = tmp_path_factory.mktemp('runs')
-  return [drawn_runs.write(home / f'seed{seed}', encoder='resnet10', seed=seed) for seed in range(3)]
+  return [untrained.save(home / f'seed{seed}', encoder='resnet10', seed=seed) for seed in range(3)]
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +38,7 @@ def probed(runs, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='module')
 def clouded(runs, tmp_path_factory) -> pathlib.Path:
   out = tmp_path_factory.mktemp('clouded')
-  models, patches = [checkpoint.load_trained(one) for one in runs[:2]], Patches(2, drawn_runs.BANDS)
+  models, patches = [checkpoint.load_trained(one) for one in runs[:2]], Patches(2, untrained.BANDS)
   cloudresults.run(models, patches, patches, out, shares=(0.0, 1.0), workers=1, progress=False)
   return out
 
