@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 before = installed()
 lines = [line.partition('#')[0].strip() for line in (ROOT / 'requirements.txt').read_text().splitlines()]
 wanted = [Requirement(line) for line in lines if line]
-lacking = [str(r) for r in wanted if not r.specifier.contains(before.get(r.name.lower().replace('_', '-'), '0'))]
+lacking = [r.name for r in wanted if not r.specifier.contains(before.get(r.name.lower().replace('_', '-'), '0'))]
 if lacking:
   print(f'Installing {", ".join(lacking)}: a few minutes.')
   # JAX for the GPU has to be of the same version as JAX.
