@@ -76,8 +76,8 @@ def _model(name: str, width: int):
   }
   kinds = {kind: {'encoder': jax.tree.map(np.asarray, tree)} for kind, tree in variables.items()}
   return Trained(
-    stage='pretrain', config={'data': {'crop_px': 128}}, spec=spec, statistics=statistics, subsets=[],
-    module=Tile2Vec(encoder=encoder), variables=kinds, step=0, sha256='0' * 64, synthetic=True,
+    stage='pretrain', config={'data': {'crop_px': 128}, 'encoder': {'name': name}}, spec=spec, statistics=statistics,
+    subsets=[], module=Tile2Vec(encoder=encoder), variables=kinds, step=0, sha256='0' * 64, synthetic=True,
     directory=pathlib.Path('none'),
   )  # fmt: skip
 
@@ -122,17 +122,23 @@ def measure(folder: pathlib.Path, height: int, width: int, encoder: str, channel
   return seconds, peak_mb
 
 
-def _peer(encoder: str, width: int, window_px: int) -> float | None:
-  """Seconds in which PyTorch encodes one window; None where there is no PyTorch."""
+def _peer(model, window_px: int) -> float | None:
+  """Seconds in which PyTorch encodes one window; None where there is no PyTorch, or no such encoder written in it."""
+  from deepsentinel.export import pytorch
+
   try:
     import torch
 
-    from tests.encoders import test_pytorch_twin as twin
-  except ImportError:
+    from deepsentinel.export import modeling_deepsentinel
+
+    layers = pytorch.layers(model)
+  except (ImportError, ValueError) as error:
+    print(f'  not compared with PyTorch: {error}')
     return None
-  twin.WIDTH = width
-  network = twin.TWINS[encoder]().eval().to(memory_format=torch.channels_last)
-  images = torch.zeros((1, twin.CHANNELS, window_px, window_px)).to(memory_format=torch.channels_last)
+  bands, width = len(model.bands), model.module.encoder.width
+  network = modeling_deepsentinel.Encoder(bands, width, layers['stage_sizes'], layers['attention_after'])
+  network = network.eval().to(memory_format=torch.channels_last)
+  images = torch.zeros((1, bands, window_px, window_px)).to(memory_format=torch.channels_last)
   with torch.inference_mode():
     network(images)
     begun = time.perf_counter()
@@ -149,12 +155,16 @@ def main(_: list[str]) -> None:
   pixels = side**2
   print(f'{_ENCODER.value}, width {_WIDTH.value}, {side} x {side} px of {len(sensors.ALL_BANDS)} bands')
   print(f'  embedded in {seconds:.0f} s: {pixels / seconds / 1e6:.2f} million px/s; peak memory {peak_mb:.0f} MB')
-  if _ENCODER.value == 'resnet18':
-    layout = windows.plan(side, side, stride=16, reach_px=109, crop_px=128)
-    peer_s = _peer(_ENCODER.value, _WIDTH.value, layout.window_px)
-    if peer_s is not None:
-      rate = (layout.step * layout.stride) ** 2 / peer_s / 1e6
-      print(f'  PyTorch, the same windows, encoding alone: {rate:.2f} million px/s')
+  model = _model(_ENCODER.value, _WIDTH.value)
+  reach_px = model.module.encoder.reach_px
+  if reach_px is None:
+    print('  not compared with PyTorch: this encoder sees a window as a whole, not windows whose centre is kept')
+    return
+  layout = windows.plan(side, side, stride=16, reach_px=reach_px, crop_px=model.crop_px)
+  peer_s = _peer(model, layout.window_px)
+  if peer_s is not None:
+    rate = (layout.step * layout.stride) ** 2 / peer_s / 1e6
+    print(f'  PyTorch, the same windows, encoding alone: {rate:.2f} million px/s')
 
 
 if __name__ == '__main__':

@@ -22,9 +22,9 @@ encoder has attention, windows of the training crop overlap by half and are blen
 interrupted one was.
 
 --mask_clouds takes a checkpoint that was trained for missing optical pixels (configs/under_cloud.py) and scenes that
-bring a cloud mask: the scene classification (SCL) of stac and earthengine, SCL.tif, .._SCL_20m.jp2 or cloud_mask.tif
-beside local bands, SyntheticEarth's own clouds. What one scene has under cloud a further one fills, else the radar
-alone is left, or nodata; the files say by what clouds were masked, and how much.
+bring a cloud mask: the scene classification (SCL) of stac, earthengine and earthone, SCL.tif, .._SCL_20m.jp2 or
+cloud_mask.tif beside local bands, SyntheticEarth's own clouds. What one scene has under cloud a further one fills, else
+the radar alone is left, or nodata; the files say by what clouds were masked, and how much.
 """
 
 import dataclasses
@@ -32,7 +32,6 @@ import datetime
 import json
 import pathlib
 
-import shapely
 from absl import flags
 
 from deepsentinel import commandline
@@ -195,6 +194,8 @@ def _from_catalogue(bands: tuple[str, ...], polygons):
 
 def _from_files(bands: tuple[str, ...], polygons):
   """Scenes of local files; the first one gives the grid."""
+  import shapely
+
   from deepsentinel import registry
   from deepsentinel.embedding import area, inputs, scenes
 

@@ -2,9 +2,11 @@
 
     python launch/notebooks.py                                    all of them
     python launch/notebooks.py notebooks/explore_a_corpus.ipynb   one
+    python launch/notebooks.py install_cell                       runs none, writes the first cell of all anew
 
-Each is run in a kernel of its own, in its own folder. Its pictures are made smaller before they are stored, and what
-commands say of their progress is left out: a notebook is to stay below 300 kB.
+The first cell of each is launch/notebook_install.py, the one place to write the URL of the repository in. Each is run
+in a kernel of its own, in its own folder. Its pictures are made smaller before they are stored, and what commands say
+of their progress is left out: a notebook is to stay below 300 kB.
 """
 
 import base64
@@ -19,6 +21,7 @@ from tqdm import tqdm
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'notebooks'
 MOST_BYTES = 300_000
+INSTALL_CELL = pathlib.Path(__file__).with_name('notebook_install.py')
 _WIDEST_PX = 720
 _MOST_PNG_BYTES = 30_000
 _PNG, _JPEG = 'image/png', 'image/jpeg'
@@ -93,8 +96,23 @@ def smaller(png: bytes) -> tuple[str, bytes]:
 
 def store(path: pathlib.Path) -> None:
   """Runs a notebook and writes it back; ValueError, and nothing is written, if it is too large to be stored."""
+  put_install_cell(path)
   notebook = execute(path, progress=True)
   shrink(notebook)
+  write(notebook, path)
+  print(f'{path}: {path.stat().st_size:,} bytes')
+
+
+def put_install_cell(path: pathlib.Path) -> None:
+  """Makes the first cell of code what launch/notebook_install.py is; all else stays, outputs too."""
+  notebook = nbformat.read(path, as_version=4)
+  first = next(cell for cell in notebook.cells if cell['cell_type'] == 'code')
+  first['source'] = INSTALL_CELL.read_text().rstrip()
+  write(notebook, path)
+
+
+def write(notebook: nbformat.NotebookNode, path: pathlib.Path) -> None:
+  """As a whole, or not at all: ValueError if it is too large to be stored."""
   text = nbformat.writes(notebook) + '\n'
   if len(text.encode()) > MOST_BYTES:
     raise ValueError(
@@ -104,9 +122,10 @@ def store(path: pathlib.Path) -> None:
   part = path.with_name(f'.{path.name}.partial')
   part.write_text(text)
   part.replace(path)
-  print(f'{path}: {len(text.encode()):,} bytes')
 
 
 if __name__ == '__main__':
-  for given in [pathlib.Path(name).resolve() for name in sys.argv[1:]] or sorted(FOLDER.glob('*.ipynb')):
-    store(given)
+  names = sys.argv[1:]
+  work = put_install_cell if names == ['install_cell'] else store
+  for given in sorted(FOLDER.glob('*.ipynb')) if work is not store or not names else map(pathlib.Path, names):
+    work(given.resolve())

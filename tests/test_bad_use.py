@@ -10,9 +10,8 @@ import shapely
 
 from deepsentinel.embedding import index, rows
 from deepsentinel.export import folder as export_folder
-from tests import broken_inputs, tiny_records, trials
+from tests import broken_inputs, tiny_records, trials, untrained
 from tests.embedding import cell_maps
-from tests.export import drawn_runs
 
 SECTION = 'Use of what was trained'
 OUT = ('--out={out}',)
@@ -129,10 +128,10 @@ def made(tmp_path_factory):
   shutil.copytree(home / 'labelled', home / 'measured')
   card = json.loads((home / 'measured' / 'metadata.json').read_text())['card']
   broken_inputs.change_json(home / 'measured' / 'metadata.json', card={**card, 'source': {'name': 'local'}})
-  drawn_runs.write(home / 'run', encoder='resnet10')
-  drawn_runs.write(home / 'pretrained', stage='pretrain', encoder='resnet10')
-  drawn_runs.write(home / 'needs_both', encoder='resnet10', seed=1, subsets=[])
-  drawn_runs.write(home / 'own', encoder='tests.train.tiny_model:TinyEncoder', width=4)
+  untrained.save(home / 'run', encoder='resnet10')
+  untrained.save(home / 'pretrained', stage='pretrain', encoder='resnet10')
+  untrained.save(home / 'needs_both', encoder='resnet10', seed=1, subsets=[])
+  untrained.save(home / 'own', encoder='tests.train.tiny_model:TinyEncoder', width=4)
   shutil.copytree(home / 'run', home / 'same')
   export_folder.export(home / 'run', home / 'exported')
   (home / 'compared' / 'clouds').mkdir(parents=True)

@@ -2,11 +2,15 @@
 
 import ast
 import graphlib
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from deepsentinel.evaluate.__main__ import COMMANDS
+from tests import commands
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'deepsentinel'
@@ -27,8 +31,8 @@ MAY_IMPORT['objectives'] = FOUNDATION | {'encoders', 'decoders'}
 MAY_IMPORT['train'] = MAY_IMPORT['objectives'] | {'objectives', 'data'}
 MAY_IMPORT['evaluation'] = MAY_IMPORT['train'] | {'train', 'sources'}  # sources: benchmarks, places under cloud
 MAY_IMPORT['embedding'] = MAY_IMPORT['evaluation'] | {'evaluation', 'sources', 'corpus'}
-MAY_IMPORT['describe'] = MAY_IMPORT['train'] | {'train'}  # a command whose tables the report shows
-MAY_IMPORT['report'] = MAY_IMPORT['embedding'] | {'embedding', 'describe'}
+MAY_IMPORT['layertables'] = MAY_IMPORT['train'] | {'train'}
+MAY_IMPORT['report'] = MAY_IMPORT['embedding'] | {'embedding', 'layertables'}
 MAY_IMPORT['curriculum'] = MAY_IMPORT['report'] | {'report'}
 MAY_IMPORT['experiment'] = MAY_IMPORT['curriculum'] | {'curriculum'}
 
@@ -36,6 +40,7 @@ JAX = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}
 TENSORFLOW = {'tensorflow', 'tensorflow_datasets'}
 BEAM = {'apache_beam'}
 CLOUD = {'ee', 'earthdaily', 'descarteslabs', 'pystac_client', 'odc', 'boto3', 'botocore', 'azure', 'gcsfs', 's3fs'}
+SLOW_TO_LOAD = {'grain', 'torch', 'rasterio', 'geopandas', 'pandas', 'shapely', 'scipy', 'sklearn', 'matplotlib'}
 FILES = {'os', 'pathlib', 'io', 'shutil', 'rasterio', 'geopandas', 'pandas', 'pyogrio', 'h5py', 'lmdb'}
 PER_DEVICE = {'pmap', 'pmean', 'psum', 'all_gather', 'axis_index', 'shard_map'}
 
@@ -112,7 +117,10 @@ def test_there_is_no_cycle():
     (('sources', 'corpus', 'data', *sorted(FOUNDATION)), JAX | TENSORFLOW | {'torch'}),
     (('encoders', 'decoders', 'objectives'), FILES | TENSORFLOW | {'torch'}),
     (
-      ('train', 'evaluation', 'embedding', 'report', 'experiment', 'main', 'describe', 'embed', 'search', 'detect'),
+      (
+        *('train', 'evaluation', 'embedding', 'report', 'layertables', 'experiment'),
+        *('main', 'describe', 'embed', 'search', 'detect'),
+      ),
       TENSORFLOW | {'torch'},
     ),
   ],
@@ -174,7 +182,7 @@ def library_modules(*parts: str) -> list[str]:
 
 def test_importing_the_package_loads_nothing_heavy():
   loaded = {top_level(m) for m in loaded_by(['deepsentinel'])}
-  assert not loaded & (JAX | TENSORFLOW | BEAM | CLOUD | {'torch', 'grain', 'rasterio', 'pandas', 'matplotlib'})
+  assert not loaded & (JAX | TENSORFLOW | BEAM | CLOUD | SLOW_TO_LOAD)
 
 
 def test_reading_and_sampling_load_neither_jax_nor_tensorflow_nor_a_cloud_client():
@@ -187,3 +195,31 @@ def test_training_and_inference_load_no_tensorflow():
   loaded = loaded_by([*library_modules(*parts), *library_modules('data'), 'grain', 'deepsentinel.main'])
   # tensorboardX loads PyTorch and boto3 where they are installed, so they are no sign of an import of ours.
   assert not {top_level(m) for m in loaded} & (TENSORFLOW | BEAM)
+
+
+# What may follow the name of a command and makes another of it.
+WORDS = {'deepsentinel.corpus': ['publish'], 'deepsentinel.search': ['build'], 'deepsentinel.evaluate': list(COMMANDS)}
+
+
+def every_command() -> list[str]:
+  """As they are typed after `python`: all files of the package and of launch/ that are commands."""
+  found = []
+  for path in [*sorted(PACKAGE.rglob('*.py')), *sorted((ROOT / 'launch').rglob('*.py'))]:
+    if 'commandline.run(' in path.read_text() and path.name != 'commandline.py':
+      module = name_of(path).removesuffix('.__main__')
+      typed = 'launch/grid.py' if module == 'launch.grid' else f'-m {module}'
+      found += [typed, *(f'{typed} {word}' for word in WORDS.get(module, []))]
+  return found
+
+
+@pytest.mark.parametrize('command', every_command())
+def test_help_loads_nothing_slow(command):
+  done = subprocess.run(
+    [sys.executable, '-X', 'importtime', *command.split(), '--help'],
+    cwd=ROOT, env={**os.environ, **commands.ENVIRONMENT}, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  lines = [line for line in done.stderr.splitlines() if line.startswith('import time:')]
+  loaded = {top_level(line.rpartition('|')[2].strip()) for line in lines}
+  assert '--helpfull' in done.stdout, done.stderr
+  assert 'absl' in loaded
+  assert not loaded & (JAX | TENSORFLOW | BEAM | CLOUD | SLOW_TO_LOAD)

@@ -8,7 +8,7 @@ import pytest
 import rasterio
 
 from configs import common, none_resnet18
-from deepsentinel import corpus, curriculum, describe, experiment, legend
+from deepsentinel import corpus, curriculum, experiment, layertables, legend
 from deepsentinel.data import records
 from deepsentinel.report import html
 from deepsentinel.train import checkpoint, settings
@@ -132,8 +132,8 @@ def test_targets_that_the_records_do_not_know_are_refused(prepared, tmp_path):
   with pytest.raises(ValueError, match=r"No train patch of .* has a label of config.finetune.target='corine_level1'"):
     curriculum.open_data(config_of(prepared, **{'finetune.target': 'corine_level1'}).to_dict(), progress=False)
   with pytest.raises(ValueError, match=r'predicts the classes of a data set.*--classes'):
-    describe.describe(config_of(prepared))
-  assert '2' in describe.describe(config_of(prepared), classes=2)
+    layertables.describe(config_of(prepared))
+  assert '2' in layertables.describe(config_of(prepared), classes=2)
 
 
 def test_a_legend_without_a_crosswalk_has_no_level_1(prepared, tmp_path):

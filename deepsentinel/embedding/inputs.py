@@ -47,7 +47,7 @@ def require_cloud_masks(source: base.ImagerySource, name: str) -> None:
   if not hasattr(source, 'cloud_mask'):
     raise ValueError(
       f'--mask_clouds: {name!r} has no cloud masks. Leave the flag out, or take the scenes from a source that has '
-      'them: stac, earthengine, local files with their scene classification (SCL) beside them, or synthetic.'
+      'them: stac, earthengine, earthone, local files with their scene classification (SCL) beside them, or synthetic.'
     )
 
 

@@ -82,6 +82,7 @@ def run(
     'models': len(models),
     'checkpoints': [{'directory': str(m.directory), 'sha256': m.sha256, 'seed': m.config.get('seed')} for m in models],
     'data': records.card['name'],
+    'split': records.split,
     'synthetic': records.synthetic,
     'curves': robustness.curves(measured, block, counts, shares),
     'embedding_kept': robustness.embeddings(measured, shares),

@@ -57,8 +57,9 @@ def curves(
     shares: S cloud shares.
   Returns:
     part ('all', 'clear', 'cloud') -> view -> S entries {'cloud_share', 'pixels', 'quality', 'majority', 'skill',
-    'skill_of_models': [M], 'places': [low, high] or None, 'seeds': [low, high] or None}; quality and skill are None
-    where the part has no pixel. 'places' is the bootstrap over blocks, 'seeds' Student's interval over the models.
+    'quality_of_models': [M], 'skill_of_models': [M], 'places': [low, high] or None, 'seeds': [low, high] or None};
+    quality and skill are None, and their lists empty, where the part has no pixel. 'places' is the bootstrap over
+    blocks, 'seeds' Student's interval over the models.
   """
   out: dict[str, dict[str, list[dict[str, Any]]]] = {part: {view: [] for view in VIEWS} for part in PARTS}
   for part, views in out.items():
@@ -87,7 +88,7 @@ class _Scale:
     """An entry of `curves` but its cloud share, of confusion matrices [P, M, K, K]."""
     if not self._pixels:
       nothing = dict.fromkeys(('quality', 'majority', 'skill', 'places', 'seeds'))
-      return {'pixels': 0, **nothing, 'skill_of_models': []}
+      return {'pixels': 0, **nothing, 'quality_of_models': [], 'skill_of_models': []}
     qualities = [_quality(own[:, m].sum(0)) for m in range(own.shape[1])]
     skills = [_skill(q, self._lowest, top) for q, (top, _) in zip(qualities, self._best, strict=True)]
     return {
@@ -95,6 +96,7 @@ class _Scale:
       'quality': float(np.mean(qualities)),
       'majority': float(self._lowest),
       'skill': float(np.mean(skills)),
+      'quality_of_models': [float(value) for value in qualities],
       'skill_of_models': [float(value) for value in skills],
       'places': self._places(own),
       'seeds': _seeds(skills),

@@ -83,12 +83,9 @@ def _front_matter(name, about, scores, licence: str, pytorch: bool, evaluated) -
   ]
   results = []
   if of_test and about['classes']:
-    data = str(scores.get('data', 'unnamed'))
-    if about['synthetic']:
-      data += ' (SyntheticEarth, simulated)'
-    dataset = {'name': data, 'type': 'custom', 'split': 'test'}
+    dataset = measured.dataset({'data': scores.get('data', 'unnamed'), 'synthetic': about['synthetic']})
     results.append({'task': {'type': task}, 'dataset': dataset, 'metrics': of_test})
-  results += measured.model_index(evaluated, about['sha256_of_parameters'])
+  results += measured.model_index(evaluated, about['sha256_of_parameters'], about['target'])
   if results:
     front['model-index'] = [{'name': name, 'results': results}]
   return ['---', yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), '---']

@@ -13,8 +13,8 @@ PROBES, CLOUDS, PICTURE = 'evaluation.json', 'robustness.json', 'robustness.png'
 _HOLDS = {
   'maps': ('data', 'title', 'classes', 'synthetic', 'patches', 'blocks', 'fractions', 'caveats', 'methods', 'rows'),
   'lists': ('data', 'classes', 'synthetic', 'patches', 'methods', 'embeddings', 'band_statistics'),
-  'clouds': ('data', 'synthetic', 'patches', 'blocks', 'models', 'checkpoints', 'shares', 'majority_class', 'curves',
-             'checks'),
+  'clouds': ('data', 'split', 'synthetic', 'patches', 'blocks', 'models', 'checkpoints', 'shares', 'majority_class',
+             'curves', 'checks'),
 }  # fmt: skip
 _HOLDS['benchmark'] = _HOLDS['maps']
 _WORDS = {'maps': '', 'lists': '', 'benchmark': ' benchmark NAME --dir=DIR', 'clouds': ' clouds'}
@@ -122,6 +122,9 @@ def _read(path: pathlib.Path) -> Evaluation:
     held = f'it holds {", ".join(list(about)[:3])}, ...' if isinstance(about, dict) else 'it holds no names and values'
     raise ValueError(f'{path} is neither an {PROBES} nor a {CLOUDS} ({held}). {_COMMANDS}')
   lacking = [key for key in _HOLDS[kind] if key not in about]
+  if kind == 'clouds' and not lacking:
+    entries = [entry for views in about['curves'].values() for same in views.values() for entry in same]
+    lacking = [key for key in ('quality_of_models', 'skill_of_models') if any(key not in entry for entry in entries)]
   if lacking:
     raise ValueError(
       f'{path} is damaged or of another version: it lacks {", ".join(lacking)}. Run '

@@ -39,22 +39,48 @@ def sections(found: Sequence[Evaluation], sha256: str, target: str | None) -> li
   return lines
 
 
-def model_index(found: Sequence[Evaluation], sha256: str) -> list[dict[str, Any]]:
-  """Results of the probes with all labels, as the front matter has them."""
+def model_index(found: Sequence[Evaluation], sha256: str, target: str | None) -> list[dict[str, Any]]:
+  """Results as the front matter has them: of the probes with all labels, and under every share of cloud.
+
+  Args:
+    found, sha256, target: as for `sections`.
+  """
   results = []
   for one in found:
+    if one.kind == 'clouds':
+      results += _clouds_index(one.about, one.own(sha256), target)
     if one.kind in ('clouds', 'lists'):
       continue
     key, heading = _scores(one.about['rows'])[0]
     own = [row for row in _whole(one.about) if row['method'] == one.own(sha256)['name'] and row[key] is not None]
-    data = one.about['data'] + (' (SyntheticEarth, simulated)' if one.about['synthetic'] else '')
     metrics = [
       {'type': key, 'name': f'{heading}, {_PROBES[row["probe"]]} probe of {comparison.PLURAL[row["level"]]}',
        'value': round(float(row[key]), 4)} for row in own
     ]  # fmt: skip
     task = {'type': 'image-feature-extraction', 'name': 'probes of the frozen encoder'}
-    dataset = {'name': data, 'type': 'custom', 'split': 'test'}
-    results += [{'task': task, 'dataset': dataset, 'metrics': metrics}] if metrics else []
+    results += [{'task': task, 'dataset': dataset(one.about), 'metrics': metrics}] if metrics else []
+  return results
+
+
+def dataset(about: Mapping[str, Any]) -> dict[str, str]:
+  """The records that a result is of, as the front matter names them."""
+  name = str(about['data']) + (' (SyntheticEarth, simulated)' if about['synthetic'] else '')
+  return {'name': name, 'type': 'custom', 'split': 'test'}
+
+
+def _clouds_index(about: Mapping[str, Any], own: Mapping[str, Any], target: str | None) -> list[dict[str, Any]]:
+  """A result for each share of cloud: this model's weighted IoU of all pixels, a metric for each view."""
+  number = [one['sha256'] for one in about['checkpoints']].index(own['sha256'])
+  results = []
+  for s, share in enumerate(about['shares']):
+    metrics = [
+      {'type': robustness.METRIC, 'name': f'{_HEADINGS[robustness.METRIC]} by {robustness.TITLES[view]}',
+       'value': round(entries[s]['quality_of_models'][number], 4)}
+      for view, entries in about['curves'][robustness.WHOLE].items()
+    ]  # fmt: skip
+    task = {'type': 'image-segmentation', 'name': f'{target or "land cover"} under cloud'}
+    data = dataset(about) | {'config': f'{100 * share:g} % cloud', 'split': about['split']}
+    results.append({'task': task, 'dataset': data, 'metrics': metrics})
   return results
 
 
@@ -216,8 +242,8 @@ def _clouds(about: Mapping[str, Any], own: Mapping[str, Any], target: str | None
   lines = [
     '## Quality under cloud',
     '',
-    f'{target or "Land cover"} of {about["patches"]:,} patches in {about["blocks"]:,} blocks of 50 km, of '
-    f'{_place(about)}, rendered again under more and more cloud. Skill: 0 is a map of the majority class '
+    f'{target or "Land cover"} of {about["patches"]:,} {about["split"]} patches in {about["blocks"]:,} blocks of '
+    f'50 km, of {_place(about)}, rendered again under more and more cloud. Skill: 0 is a map of the majority class '
     f'({about["majority_class"]}) alone, which has a weighted IoU of {_number(clear["majority"])}; 1 is what both '
     f'sensors give without a cloud, {_number(clear["quality"])}. Masked: the model is told which pixels are cloud. '
     f'{mean}{useless}',

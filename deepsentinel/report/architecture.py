@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from deepsentinel import describe, legend, registry, sensors
+from deepsentinel import layertables, legend, registry, sensors
 from deepsentinel.report import methods
 from deepsentinel.report.runs import OBJECTIVES, Run
 
@@ -48,7 +48,7 @@ class Table:
   rows: tuple[tuple[str, ...], ...]
 
 
-_layers = functools.cache(describe.tables)
+_layers = functools.cache(layertables.tables)
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -81,10 +81,10 @@ def _size(run: Run) -> tuple[int, int, int, int]:
   return int(run.config.get('encoder.width') or WIDTH), len(bands) or len(sensors.ALL_BANDS), crop_px, predicted
 
 
-def _beside(table: describe.Table, own: describe.Table | None, size: tuple[int, int, int, int]) -> Table:
+def _beside(table: layertables.Table, own: layertables.Table | None, size: tuple[int, int, int, int]) -> Table:
   number = table.title.partition(':')[0]
   paper = PAPER.get(number, {})
-  heads = [*describe.HEADINGS, *(['paper'] if paper else []), *(['in these runs'] * bool(own))]
+  heads = [*layertables.HEADINGS, *(['paper'] if paper else []), *(['in these runs'] * bool(own))]
   theirs = {row[0]: row for row in own.rows} if own else {}
   rows = []
   for row in (*table.rows, ('Total', '', '', '', f'{table.total:,}')):

@@ -86,10 +86,20 @@ def read(mask: CloudMask, grid: base.PatchGrid, client: remote.Client | None = N
     known &= values != nodata
   if mask.kind == OWN:
     return inside & known & (values != 0)
-  classes = np.where(inside & known, values, 0)
+  mend = 'Take the SCL layer itself rather than a picture of it, or call a mask of 0 and 1 cloud_mask.tif.'
+  return inside & hidden(np.where(inside & known, values, 0), remote.plain(mask.path), mend)
+
+
+def hidden(classes: np.ndarray, where: str, mend: str) -> np.ndarray:
+  """bool of the same shape: where classes of the scene classification show no ground.
+
+  Args:
+    classes: 0 to 11.
+    where: they come from, for the message.
+    mend: what to do where they are others.
+  Raises:
+    ValueError: they are.
+  """
   if classes.size and not 0 <= classes.min() <= classes.max() <= _SCL_LAST:
-    raise ValueError(
-      f'{remote.plain(mask.path)} holds {classes.max():g}; a scene classification has classes 0 to {_SCL_LAST}. Take '
-      'the SCL layer itself rather than a picture of it, or call a mask of 0 and 1 cloud_mask.tif.'
-    )
-  return inside & np.isin(classes, SCL_HIDDEN)
+    raise ValueError(f'{where} holds {classes.max():g}; a scene classification has classes 0 to {_SCL_LAST}. {mend}')
+  return np.isin(classes, SCL_HIDDEN)

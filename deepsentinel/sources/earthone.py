@@ -13,7 +13,7 @@ import shapely
 import shapely.geometry
 
 from deepsentinel import sensors
-from deepsentinel.sources import base, remote, sidecar
+from deepsentinel.sources import base, cloudmasks, remote, sidecar
 
 # The successor first; the last real client of the name before it has the same modules.
 _PACKAGES = {'earthdaily.earthone': 'earthone', 'descarteslabs': 'descarteslabs'}
@@ -81,6 +81,7 @@ class EarthOne:
     self.spec = sensors.SensorSpec(tuple(bands), s2_level, s1_quantity)
     self._attempts = attempts
     self._known_bands: dict[str, dict[str, _Band]] = {}
+    self._classification: _Band | None = None  # of Sentinel-2, known with its bands
     self._root = _installed()
 
   def __reduce__(self):
@@ -137,6 +138,8 @@ class EarthOne:
       name = _canonical(band)
       if name and name not in found:
         found[name] = _described(band)
+      if sensor == 'sentinel2' and _is_classification(band):
+        self._classification = _described(band)
     wanted = self.spec.s2_bands if sensor == 'sentinel2' else self.spec.s1_bands
     missing = [band for band in wanted if band not in found]
     if missing:
@@ -208,22 +211,7 @@ class EarthOne:
     if missing:
       raise ValueError(f'Scene {scene.id} has no band(s) {", ".join(missing)}; it has {", ".join(known)}.')
     chosen = [known[band] for band in bands]
-    crs = f'EPSG:{grid.epsg}'
-
-    def ask() -> np.ma.MaskedArray:
-      values, _ = self._raster.ndarray(
-        [scene.id], [band.name for band in chosen], data_type=chosen[0].data_type, srs=crs, resolution=grid.pixel_m,
-        bounds=grid.bounds, bounds_srs=crs, align_pixels=False, resampler='near', order='gdal', masked=True,
-        mask_nodata=True, mask_alpha=False, progress=False,
-      )  # fmt: skip
-      return values
-
-    values = self._asked(f'pixels of {scene.id}', ask)
-    if values.shape != (len(chosen), grid.height_px, grid.width_px):
-      raise ValueError(
-        f'EarthOne, pixels of {scene.id}: an array of {values.shape} came, '
-        f'{(len(chosen), grid.height_px, grid.width_px)} was asked for.'
-      )
+    values = self._pixels(scene, grid, chosen)
     valid = np.moveaxis(~np.ma.getmaskarray(values), 0, 2)
     numbers = np.moveaxis(np.ma.getdata(values), 0, 2)
     if scene.sensor == 'sentinel2':
@@ -232,6 +220,51 @@ class EarthOne:
       scale, offset = np.array([(band.scale, band.offset) for band in chosen]).T
       numbers = np.where(valid, numbers * scale + offset, np.nan).astype(np.float32)
     return base.Patch(numbers, np.any(valid, axis=2), tuple(bands), unit)
+
+  def _pixels(self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[_Band]) -> np.ma.MaskedArray:
+    """Numbers of the product [bands, H, W], masked where it has none."""
+    crs = f'EPSG:{grid.epsg}'
+
+    def ask() -> np.ma.MaskedArray:
+      values, _ = self._raster.ndarray(
+        [scene.id], [band.name for band in bands], data_type=bands[0].data_type, srs=crs, resolution=grid.pixel_m,
+        bounds=grid.bounds, bounds_srs=crs, align_pixels=False, resampler='near', order='gdal', masked=True,
+        mask_nodata=True, mask_alpha=False, progress=False,
+      )  # fmt: skip
+      return values
+
+    values = self._asked(f'pixels of {scene.id}', ask)
+    if values.shape != (len(bands), grid.height_px, grid.width_px):
+      raise ValueError(
+        f'EarthOne, pixels of {scene.id}: an array of {values.shape} came, '
+        f'{(len(bands), grid.height_px, grid.width_px)} was asked for.'
+      )
+    return values
+
+  def cloud_mask_of(self, scene: base.Scene) -> str:
+    """What the cloud mask of an optical scene is; ValueError where its product has none."""
+    self._classes_of(scene)
+    return cloudmasks.TITLES[cloudmasks.SCL]
+
+  def cloud_mask(self, scene: base.Scene, grid: base.PatchGrid) -> np.ndarray:
+    """bool [H, W]: what the scene classification takes for cloud, shadow or a defect, and where it has no pixel.
+
+    Raises:
+      ValueError: the product has none, its numbers are none, or as of `read`.
+    """
+    band = self._classes_of(scene)
+    classes = np.ma.filled(self._pixels(scene, grid, [band])[0], 0)
+    where = f'Band {band.name} of {self._products[scene.sensor]}'
+    return cloudmasks.hidden(classes, where, 'Take the scenes from stac or earthengine.')
+
+  def _classes_of(self, scene: base.Scene) -> _Band:
+    self._bands(scene.sensor)
+    if self._classification is None:
+      raise ValueError(
+        f'EarthOne product {self._products[scene.sensor]} lists no scene classification (band "scl"). '
+        'Pass a product that does (s2_product), or take the scenes from stac or earthengine.'
+      )
+    return self._classification
 
 
 def _installed() -> str:
@@ -254,6 +287,15 @@ def _canonical(band: Any) -> str:
     if name and (found := sidecar.canonical_band(str(name)) or _ALIASES.get(str(name).lower(), '')):
       return found
   return ''
+
+
+def _is_classification(band: Any) -> bool:
+  """Whether a band is sen2cor's scene classification: 'scl', by which users of the platform are seen to mask clouds.
+
+  The vendor's own list of the bands is open to accounts only, so what it holds is checked when it is read.
+  """
+  names = [str(name) for name in (band.vendor_band_name, band.name) if name]
+  return any(cloudmasks.of_name(name) == (cloudmasks.SCL, '') for name in names)
 
 
 def _described(band: Any) -> _Band:

@@ -18,6 +18,7 @@ from deepsentinel.objectives.landcover import LandCover
 from deepsentinel.objectives.tile2vec import Tile2Vec
 from deepsentinel.sources import base
 from deepsentinel.train.trained import Trained
+from tests import untrained
 
 BANDS = ('B2', 'B3', 'B4', 'VV', 'VH')
 NOON = datetime.datetime(2020, 6, 1, 12, tzinfo=datetime.UTC)
@@ -71,7 +72,7 @@ def make_grid(height_px, width_px):
   return base.PatchGrid(32632, 600_010.0, 5_300_020.0, height_px, width_px)
 
 
-def make_model(*, attention=False, stage='pretrain', crop_px=64, bands=BANDS, subsets=(), header=True):
+def make_model(*, attention=False, stage='pretrain', crop_px=64, bands=BANDS, subsets=()):
   """A width-8 ResNet with one block a stage (it looks 49 px beyond a cell), its variables drawn with NumPy."""
   context = {'context': SelfAttention, 'context_after': (3, 4)} if attention else {}
   encoder = ResNet(width=8, stage_sizes=(1, 1, 1, 1), **context)
@@ -82,20 +83,6 @@ def make_model(*, attention=False, stage='pretrain', crop_px=64, bands=BANDS, su
     features = jnp.zeros((1, 2, 2, encoder.features))
     parts['header'] = jax.eval_shape(lambda: DeconvolutionHeader(5).init(jax.random.key(0), features, train=False))
   shapes = {kind: {name: tree[kind] for name, tree in parts.items()} for kind in ('params', 'batch_stats')}
-  rng = np.random.default_rng(1)
-
-  def draw(path, leaf):
-    if leaf.ndim == 4:
-      return rng.normal(0, (2 / np.prod(leaf.shape[:3])) ** 0.5, leaf.shape).astype(np.float32)
-    return np.asarray((path[-1].key in ('var', 'scale')) + rng.uniform(-0.2, 0.2, leaf.shape), np.float32)
-
-  n_s2 = sum(sensors.BANDS[b].sensor == 'sentinel2' for b in bands)
-  statistics = {
-    'bands': list(bands),
-    'mean': [0.2] * n_s2 + [-15.0] * (len(bands) - n_s2),
-    'std': [0.1] * n_s2 + [5.0] * (len(bands) - n_s2),
-    'count': [1] * len(bands),
-  }
   return Trained(
     stage=stage,
     config={
@@ -106,10 +93,10 @@ def make_model(*, attention=False, stage='pretrain', crop_px=64, bands=BANDS, su
       'dtype': 'float32',
     },
     spec=sensors.SensorSpec(bands),
-    statistics=statistics,
+    statistics=untrained.statistics(bands),
     subsets=[list(s) for s in subsets],
     module=module,
-    variables=jax.tree_util.tree_map_with_path(draw, shapes),
+    variables=untrained.draw(shapes),
     step=7,
     sha256='0123abcd' if not attention else '4567cdef',
     synthetic=True,

@@ -9,6 +9,7 @@ import pytest
 
 from deepsentinel import registry
 from deepsentinel.decoders import DeconvolutionHeader
+from tests import untrained
 
 torch = pytest.importorskip('torch', reason='PyTorch is a test-only peer: pip install torch')
 from torch import nn  # noqa: E402
@@ -138,16 +139,7 @@ def to_torch(tree):
 
 def scattered(module, x, seed):
   """Variables drawn with NumPy, none of them (norm scales, biases, running statistics, gates) at its initial value."""
-  shapes = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
-  rng = np.random.default_rng(seed)
-
-  def draw(path, leaf):
-    if leaf.ndim == 4:
-      return rng.normal(0, (2 / np.prod(leaf.shape[:3])) ** 0.5, leaf.shape).astype(np.float32)
-    centre = 1 if path[-1].key in ('scale', 'var') else 0
-    return np.asarray(centre + rng.uniform(-0.3, 0.3, leaf.shape), np.float32)
-
-  return jax.tree_util.tree_map_with_path(draw, shapes)
+  return untrained.draw(jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x), seed)
 
 
 def twin_of(twin, variables):

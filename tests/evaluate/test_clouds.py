@@ -55,6 +55,7 @@ def test_skill_is_that_of_the_hand():
   expected = (0.6 * 50 / 70 + 0.4 * 30 / 50 - 0.36) / 0.64
   assert whole['s1'][0]['skill'] == pytest.approx(expected)
   assert whole['s1'][0]['skill_of_models'] == pytest.approx([expected] * 2)
+  assert whole['s2'][1]['quality_of_models'] == pytest.approx([0.36] * 2)
   # Nine equal patches and two equal models leave nothing to chance.
   assert whole['s1'][0]['places'] == pytest.approx([expected] * 2)
   assert whole['s1'][0]['seeds'] == pytest.approx([expected] * 2)
@@ -107,7 +108,7 @@ def test_few_blocks_leave_it_open():
 class Patches:
   """A few patches of SyntheticEarth as a record set in memory."""
 
-  directory, synthetic, patch_px = pathlib.Path('records'), True, 32
+  directory, split, synthetic, patch_px = pathlib.Path('records'), 'test', True, 32
   card = {'source': {'name': 'synthetic', 'seed': 0}, 'name': 'few'}  # noqa: RUF012
 
   def __init__(self, count: int = 3, bands: tuple[str, ...] = ('B2', 'B3', 'B4', 'VV', 'VH')):

@@ -13,8 +13,7 @@ from deepsentinel import sensors
 from deepsentinel.data.records import RecordSet
 from deepsentinel.evaluate import output, run
 from deepsentinel.evaluation import cells, vectors
-from tests import tiny_records
-from tests.evaluation import untrained
+from tests import tiny_records, untrained
 
 
 @pytest.fixture(scope='module')
@@ -24,8 +23,8 @@ def records():
 
 @pytest.fixture(scope='module')
 def checkpoints(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('runs')
-  return [str(untrained.save(folder / name, seed=seed)) for seed, name in enumerate(('one', 'two'))]
+  folder, kind = tmp_path_factory.mktemp('runs'), {'stage': 'pretrain', 'spec': sensors.SensorSpec()}
+  return [str(untrained.save(folder / name, seed=seed, **kind)) for seed, name in enumerate(('one', 'two'))]
 
 
 @pytest.fixture(scope='module')
@@ -99,7 +98,8 @@ def test_what_is_written(result, tmp_path):
 
 
 def test_an_encoder_of_other_bands_is_refused_before_anything_is_computed(records, tmp_path, cache):
-  few = untrained.save(tmp_path / 'gamma0', spec=sensors.SensorSpec(s1_quantity='gamma0_terrain'))
+  contract = sensors.SensorSpec(s1_quantity='gamma0_terrain')
+  few = untrained.save(tmp_path / 'gamma0', stage='pretrain', spec=contract)
   before = sorted(cache.rglob('*'))
   with pytest.raises(ValueError, match='trained on radar gamma0_terrain; these pixels are sigma0_ellipsoid'):
     run.evaluate(run.Request([str(few)], str(records), cache=cache, progress=False))

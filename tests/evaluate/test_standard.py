@@ -8,7 +8,8 @@ import pytest
 from deepsentinel import sensors
 from deepsentinel.evaluate import output, standard
 from deepsentinel.evaluation.benchmarks import eurosat, sen1floods11
-from tests.evaluation import benchmark_files, untrained
+from tests import untrained
+from tests.evaluation import benchmark_files
 
 
 @pytest.fixture(scope='module')
@@ -23,12 +24,12 @@ def eurosat_files(folder):
 
 @pytest.fixture(scope='module')
 def both(folder):
-  return str(untrained.save(folder / 'both'))
+  return str(untrained.save(folder / 'both', stage='pretrain', spec=sensors.SensorSpec(), subsets=[]))
 
 
 @pytest.fixture(scope='module')
 def optical(folder):
-  return str(untrained.save(folder / 'optical', spec=sensors.SensorSpec(sensors.SENTINEL2_BANDS)))
+  return str(untrained.save(folder / 'optical', stage='pretrain', spec=sensors.SensorSpec(sensors.SENTINEL2_BANDS)))
 
 
 def _request(folder, name, checkpoint, **changes):
@@ -112,7 +113,7 @@ def test_another_projects_encoder_without_that_project(tmp_path, monkeypatch):
 @pytest.fixture(scope='module')
 def floods(folder):
   benchmark_files.write_sen1floods11(folder / 'sen1floods11')
-  checkpoint = untrained.save(folder / 'radar', spec=sensors.SensorSpec(('VV', 'VH')), crop_px=96)
+  checkpoint = untrained.save(folder / 'radar', stage='pretrain', spec=sensors.SensorSpec(('VV', 'VH')), crop_px=96)
   return standard.evaluate(_request(folder, 'sen1floods11', str(checkpoint), bands=['VV', 'VH'], forest=False))
 
 

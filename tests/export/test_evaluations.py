@@ -13,16 +13,15 @@ from deepsentinel.evaluate import cloudresults, output, run
 from deepsentinel.evaluation import probes
 from deepsentinel.export import folder, measured
 from deepsentinel.train import checkpoint
-from tests import tiny_records
+from tests import tiny_records, untrained
 from tests.evaluate.test_clouds import Patches
-from tests.export import drawn_runs
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory) -> list[pathlib.Path]:
   """Two runs that differ in their seed, and one that no evaluation knows."""
   home = tmp_path_factory.mktemp('runs')
-  return [drawn_runs.write(home / f'seed{seed}', encoder='resnet10', seed=seed) for seed in range(3)]
+  return [untrained.save(home / f'seed{seed}', encoder='resnet10', seed=seed) for seed in range(3)]
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +38,7 @@ def probed(runs, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='module')
 def clouded(runs, tmp_path_factory) -> pathlib.Path:
   out = tmp_path_factory.mktemp('clouded')
-  models, patches = [checkpoint.load_trained(one) for one in runs[:2]], Patches(2, drawn_runs.BANDS)
+  models, patches = [checkpoint.load_trained(one) for one in runs[:2]], Patches(2, untrained.BANDS)
   cloudresults.run(models, patches, patches, out, shares=(0.0, 1.0), workers=1, progress=False)
   return out
 
@@ -84,7 +83,7 @@ def test_the_probes_are_in_the_card(shared, probed):
 
 def test_quality_under_cloud_is_in_the_card(shared, clouded):
   text, result = section(shared, 'Quality under cloud'), json.loads((clouded / 'robustness.json').read_text())
-  assert 'of 2 patches in' in text
+  assert 'of 2 test patches in' in text
   assert '**SyntheticEarth, a simulated world**' in text
   assert 'Means of 2 checkpoints that differ in their seed, of which this is one (seed 1 of 0, 1)' in text
   entries = result['curves']['all']['s1']
@@ -108,14 +107,33 @@ def test_the_folder_is_whole_and_names_no_folder_of_this_machine(shared, runs, p
   assert checkpoint.load_trained(shared).sha256 == checkpoint.load_trained(runs[1]).sha256
 
 
-def test_the_front_matter_has_the_probes(shared, probed):
-  front = yaml.safe_load((shared / 'README.md').read_text().split('---\n')[1])
-  (result,) = front['model-index'][0]['results']
-  assert result['dataset']['name'].endswith('(SyntheticEarth, simulated)')
+def test_the_front_matter_has_probes_and_quality_under_cloud(shared, probed, clouded):
+  written = (shared / 'README.md').read_text().split('---\n')[1]
+  assert '&' not in written  # not every reader of YAML follows an anchor
+  front = yaml.safe_load(written)
+  of_probes, *of_clouds = front['model-index'][0]['results']
   rows = json.loads((probed / 'evaluation.json').read_text())['rows']
   own = [r['weighted_iou'] for r in rows if r['method'] == 'seed1' and r['fraction'] == 1]
-  assert [metric['value'] for metric in result['metrics']] == [round(value, 4) for value in own]
-  assert result['metrics'][0]['name'] == 'weighted IoU, linear probe of patches'
+  assert [metric['value'] for metric in of_probes['metrics']] == [round(value, 4) for value in own]
+  assert of_probes['metrics'][0]['name'] == 'weighted IoU, linear probe of patches'
+
+  curves = json.loads((clouded / 'robustness.json').read_text())['curves']['all']
+  assert [result['dataset']['config'] for result in of_clouds] == ['0 % cloud', '100 % cloud']
+  for s, result in enumerate(of_clouds):
+    assert result['task'] == {'type': 'image-segmentation', 'name': 'CORINE level 1 under cloud'}
+    # Of this checkpoint, the second of the two, not their mean.
+    expected = [round(entries[s]['quality_of_models'][1], 4) for entries in curves.values()]
+    assert [metric['value'] for metric in result['metrics']] == expected
+    assert expected != [round(entries[s]['quality'], 4) for entries in curves.values()]
+    assert {metric['type'] for metric in result['metrics']} == {'weighted_iou'}
+    assert result['metrics'][4]['name'] == 'weighted IoU by both, cloud masked'
+
+  # What Hugging Face needs of each result, and its key: two of one key would be taken for one.
+  of = [(result['task']['type'], result['dataset']) for result in (of_probes, *of_clouds)]
+  keys = [(task, *(data.get(key) for key in ('type', 'config', 'split'))) for task, data in of]
+  assert len(set(keys)) == len(keys)
+  assert {r['dataset']['name'] for r in of_clouds} == {'few (SyntheticEarth, simulated)'}
+  assert of_probes['dataset']['name'].endswith('(SyntheticEarth, simulated)')
 
 
 def test_the_same_command_without_it_takes_the_figure_away(runs, shared, probed, clouded, tmp_path):
@@ -199,6 +217,8 @@ def test_what_is_not_taken(runs, probed, clouded, tmp_path):
   changed(probed, tmp_path / 'pretrained', methods=[{**m, 'stage': 'pretrain', 'sha256': 'ab' * 32} for m in methods])
   changed(probed, tmp_path / 'lacking', rows=None)
   changed(clouded, tmp_path / 'again')
+  curves = {'all': {'s1': [{'cloud_share': 0, 'quality': 0.5, 'skill_of_models': []}]}}
+  changed(clouded, tmp_path / 'older', curves=curves)
   changed(clouded, tmp_path / 'no_figure').joinpath('robustness.png').unlink()
   cut = changed(clouded, tmp_path / 'cut') / 'robustness.png'
   cut.write_bytes(cut.read_bytes()[:2000])
@@ -216,6 +236,7 @@ def test_what_is_not_taken(runs, probed, clouded, tmp_path):
     (runs[0], 'pretrained', 'or export the other stage with --stage=pretrain'),
     (runs[0], 'lacking', r'lacks rows. Run `python -m deepsentinel.evaluate ...` again'),
     (runs[0], f'{clouded},{tmp_path}/again', r'both are of quality under cloud. Name one'),
+    (runs[0], 'older', 'it lacks quality_of_models. Run `python -m deepsentinel.evaluate clouds ...` again'),
     (runs[0], 'no_figure', r'robustness.png, the figure .*, is not there. Run the same .* clouds` again'),
     (runs[0], 'cut', r'robustness.png, the figure .*, is damaged'),
     (runs[0], 'begun', r'begun is not finished: run its `python -m deepsentinel.evaluate clouds` again'),

@@ -15,8 +15,7 @@ import yaml
 from deepsentinel.evaluation import metrics
 from deepsentinel.export import folder
 from deepsentinel.train import checkpoint, exported
-from tests import commands
-from tests.export import drawn_runs
+from tests import commands, untrained
 
 OWN = 'tests.train.tiny_model:TinyEncoder'
 
@@ -25,8 +24,8 @@ OWN = 'tests.train.tiny_model:TinyEncoder'
 def run(tmp_path_factory) -> pathlib.Path:
   """A run with both stages, and scores of its test."""
   made = tmp_path_factory.mktemp('runs') / 'drawn'
-  drawn_runs.write(made, stage='pretrain')
-  drawn_runs.write(made)
+  untrained.save(made, stage='pretrain')
+  untrained.save(made)
   confusion = np.diag([8, 6, 4, 2, 0]) + 1
   scores = {
     'target': 'corine_level1', 'classes': [], 'test_patches': 12, 'data': 'tiny', 'synthetic': True,
@@ -74,7 +73,7 @@ def test_every_file_is_in_the_sums(shared):
 
 def test_the_contract_says_what_the_model_takes_and_no_place_of_this_machine(run, shared):
   about = json.loads((shared / 'model.json').read_text())
-  assert [channel['band'] for channel in about['channels']] == list(drawn_runs.BANDS)
+  assert [channel['band'] for channel in about['channels']] == list(untrained.BANDS)
   assert [channel['unit'] for channel in about['channels']] == ['reflectance (0 to 1)'] * 4 + ['dB'] * 2
   assert [channel['mean'] for channel in about['channels']] == about['statistics']['mean']
   assert about['sentinel2']['level'] == 'L2A'
@@ -129,7 +128,7 @@ def test_the_pretrained_encoder(run, tmp_path):
 
 
 def test_an_encoder_of_ones_own_has_flax_weights_only(tmp_path):
-  run = drawn_runs.write(tmp_path / 'run', stage='pretrain', encoder=OWN, width=4)
+  run = untrained.save(tmp_path / 'run', stage='pretrain', encoder=OWN, width=4)
   with pytest.raises(ValueError, match=r'encoders resnet18, resnet18attn, resnet34; this one is tests\.train'):
     folder.export(run, tmp_path / 'out', pytorch=True)
   assert not (tmp_path / 'out').exists()

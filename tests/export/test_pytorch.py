@@ -11,7 +11,7 @@ from deepsentinel import registry
 from deepsentinel.encoders import standardise
 from deepsentinel.export import folder
 from deepsentinel.train import checkpoint
-from tests.export import drawn_runs
+from tests import untrained
 
 torch = pytest.importorskip('torch', reason='PyTorch is a test-only peer: make peers')
 
@@ -59,7 +59,7 @@ def assert_close(theirs, ours):
 
 @pytest.mark.parametrize('name', KNOWN)
 def test_an_encoder_gives_the_same_embeddings(name, tmp_path):
-  trained, model = export(drawn_runs.write(tmp_path / 'run', stage='pretrain', encoder=name), tmp_path / 'out')
+  trained, model = export(untrained.save(tmp_path / 'run', stage='pretrain', encoder=name), tmp_path / 'out')
   assert model.bands == trained.bands
   present = np.array([[True] * 6, [True] * 4 + [False] * 2])
   for batch, there in ((stored(), None), (stored(1), present)):
@@ -74,7 +74,7 @@ def test_an_encoder_gives_the_same_embeddings(name, tmp_path):
 
 @pytest.mark.parametrize(('target', 'shape'), [('corine_level1', (2, PX, PX, 5)), ('mine', (2, 2))])
 def test_a_header_predicts_the_same(target, shape, tmp_path):
-  run = drawn_runs.write(tmp_path / 'run', encoder='resnet18', target=target)
+  run = untrained.save(tmp_path / 'run', encoder='resnet18', target=target)
   trained, model = export(run, tmp_path / 'out')
   assert model.classes == trained.classes
   batch = stored(2)
@@ -93,7 +93,7 @@ def test_a_header_predicts_the_same(target, shape, tmp_path):
 
 
 def test_the_lines_of_the_card_run_without_jax_and_without_deepsentinel(tmp_path):
-  out = folder.export(drawn_runs.write(tmp_path / 'run', stage='pretrain'), tmp_path / 'out').folder
+  out = folder.export(untrained.save(tmp_path / 'run', stage='pretrain'), tmp_path / 'out').folder
   lines = (out / 'README.md').read_text().split('```python\n')[1].split('```')[0]
   lines += "import sys\nassert not {'jax', 'flax', 'deepsentinel'} & set(sys.modules)\n"
   result = subprocess.run([sys.executable, '-c', lines], cwd=out, capture_output=True, text=True, check=False)

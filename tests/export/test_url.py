@@ -11,15 +11,14 @@ import pytest
 from deepsentinel.data import stores
 from deepsentinel.export import folder
 from deepsentinel.train import checkpoint, exported
-from tests import commands, emulators
-from tests.export import drawn_runs
+from tests import commands, emulators, untrained
 from tests.sources import loopback
 
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory) -> pathlib.Path:
   made = tmp_path_factory.mktemp('made')
-  return folder.export(drawn_runs.write(made / 'run', stage='pretrain'), made / 'www' / 'shared').folder
+  return folder.export(untrained.save(made / 'run', stage='pretrain'), made / 'www' / 'shared').folder
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_it_is_copied_once_and_needs_no_network_then(server, shared, caplog):
 def test_a_later_version_is_copied_and_a_pin_keeps_the_earlier(server, shared, tmp_path):
   url, old, pin = f'{server.url}/data/shared', checkpoint.load_trained(shared), pin_of(shared)
   assert checkpoint.load_trained(f'{url}#sha256={pin}').sha256 == old.sha256
-  newer = drawn_runs.write(tmp_path / 'run', stage='pretrain', width=16)
+  newer = untrained.save(tmp_path / 'run', stage='pretrain', width=16)
   shutil.rmtree(server.folder / 'shared')
   folder.export(newer, server.folder / 'shared')
   assert checkpoint.load_trained(f'{url}#sha256={pin}').sha256 == old.sha256

@@ -79,7 +79,7 @@ class EarthOneServer(loopback.Server):
         window = rasterio.windows.Window(round(col), round(row), (right - left) / pixel, (top - bottom) / pixel)
         planes.append(file.read(1, window=window))
         masks.append(planes[-1] == file.nodata)
-    array = self.change(np.stack(planes).astype({'UInt16': '<u2', 'Float32': '<f4'}[query['ot']]))
+    array = self.change(np.stack(planes).astype({'Byte': 'u1', 'UInt16': '<u2', 'Float32': '<f4'}[query['ot']]))
     mask = self.change(np.stack(masks))
     # Two chunks, of rows, as the service sends large answers.
     half, parts = array.shape[1] // 2, []

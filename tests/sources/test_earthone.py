@@ -14,6 +14,7 @@ import rasterio
 import shapely
 
 from configs.corpora import common
+from deepsentinel.embedding import inputs
 from deepsentinel.sources import base, earthone, remote
 from tests.sources import fetched
 
@@ -33,7 +34,7 @@ BANDS = {
   OPTICAL: [
     BLUE,
     {**BLUE, 'name': 'red', 'vendor_band_name': None},
-    {**BLUE, 'name': 'scl', 'vendor_band_name': 'SCL'},
+    {'name': 'scl', 'type': 'generic', 'data_type': 'Byte', 'nodata': 0, 'data_range': [0, 11]},
   ],
   RADAR: [VV, {**VV, 'name': 'vh'}],
 }
@@ -63,6 +64,10 @@ def folder(tmp_path_factory):
       crs='EPSG:32632', transform=rasterio.transform.from_origin(GRID.x0_m - 1000, GRID.y0_m + 1000, 10, 10),
     ) as file:  # fmt: skip
       file.write(array[None])
+  with rasterio.open(path / 'red.tif') as file:
+    profile = file.profile
+  with rasterio.open(path / 'scl.tif', 'w', **{**profile, 'dtype': 'uint8'}) as file:
+    file.write(np.resize(np.arange(12, dtype=np.uint8), (1, SIDE, SIDE)))
   return path
 
 
@@ -129,6 +134,24 @@ def test_pixels_are_those_of_the_platform(server, folder):
   # 1 to 4001 are -40 to 0 dB.
   np.testing.assert_allclose(patch.values[4:, :, 0], (of_file(folder, 'vv')[4:] - 1.0) / 100 - 40, atol=1e-5)
   assert np.isnan(patch.values[:4]).all()
+
+
+def test_the_cloud_mask_is_the_scene_classification(server, folder):
+  here = source()
+  scene = here.search('sentinel2', GRID.outline_lonlat(), *APRIL)[0]
+  inputs.require_cloud_masks(here, 'earthone')
+  assert here.cloud_mask_of(scene) == 'scene classification (SCL)'
+  mask = pickle.loads(pickle.dumps(here)).cloud_mask(scene, GRID)
+  # No data, defective, shadow, cloud of medium and high probability, cirrus.
+  np.testing.assert_array_equal(mask, np.isin(of_file(folder, 'scl'), (0, 1, 3, 8, 9, 10)))
+  assert 0 < mask.sum() < mask.size
+
+  server.change = lambda array: array * np.uint8(2)
+  with pytest.raises(ValueError, match=r'Band scl of esa:sentinel-2:l2a:c1:v1 holds 22; a scene .* Take the scenes'):
+    here.cloud_mask(scene, GRID)
+  server.products[OPTICAL] = BANDS[OPTICAL][:2]
+  with pytest.raises(ValueError, match=r'lists no scene classification \(band "scl"\).*from stac or earthengine'):
+    source().cloud_mask_of(scene)
 
 
 @pytest.mark.parametrize('fault', FAULTS)

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from deepsentinel import describe
+from deepsentinel import layertables
 from tests import commands
 
 # The paper's Tables 5 to 8, with FACTS' two corrections (Layer1, the header's shapes).
@@ -41,7 +41,7 @@ def expected(text):
 
 @pytest.mark.parametrize('name', sorted(PAPER))
 def test_totals_are_the_papers(name):
-  text = describe.describe(config(f't2v_{name}'), classes=7)
+  text = layertables.describe(config(f't2v_{name}'), classes=7)
   tables = text.split('\n\n')
   encoder = next(t for t in tables if re.match(rf'Table [567]: {name}$', t.splitlines()[0]))
   header = next(t for t in tables if t.startswith('Table 8'))
@@ -59,7 +59,7 @@ def test_totals_are_the_papers(name):
 
 
 def test_the_target_gives_the_classes_and_rows_align():
-  text = describe.describe(config('quickstart'))
+  text = layertables.describe(config('quickstart'))
   assert 'deconvolution header, 5 classes' in text
   assert 'resnet18attn, width 16' in text
   for table in text.split('\n\n'):
@@ -67,7 +67,7 @@ def test_the_target_gives_the_classes_and_rows_align():
 
 
 def test_markdown_has_a_rule_and_as_many_cells_in_every_row():
-  table = describe.describe(config('none_resnet18'), markdown=True).split('**Table 5')[1].split('Trainable')[0]
+  table = layertables.describe(config('none_resnet18'), markdown=True).split('**Table 5')[1].split('Trainable')[0]
   lines = [line for line in table.splitlines() if line.startswith('|')]
   assert re.fullmatch(r'\|(-+\|){4}-+:\|', lines[1])
   assert {line.count('|') for line in lines} == {6}
@@ -79,11 +79,11 @@ def test_an_unknown_encoder_and_target_are_named():
   with pytest.raises(
     ValueError, match=r"Unknown encoder 'resnet19'. Known: resnet10, resnet18, resnet18attn, resnet34"
   ):
-    describe.describe(wrong)
+    layertables.describe(wrong)
   wrong = config('quickstart')
   wrong.finetune.target = 'corine_level0'
   with pytest.raises(ValueError, match=r"config.finetune.target is 'corine_level0'; allowed: one of corine_level1"):
-    describe.describe(wrong)
+    layertables.describe(wrong)
 
 
 def test_the_command():
@@ -94,7 +94,7 @@ def test_the_command():
 
 
 def test_a_config_of_scenes_has_a_linear_unit():
-  text = describe.describe(config('mines_resnet18'))
+  text = layertables.describe(config('mines_resnet18'))
   title, rows = text.split('\n\n')[-1].split('\n', 1)
   assert title == 'Linear unit'
   assert rows_of(rows)['Linear'] == ('[B, 1]', '513')  # 512 weights and a bias
