@@ -12,7 +12,7 @@ corpus_flags=()
 main_flags=(--config=configs/quickstart.py --config.data.data_dir="$data")
 embed_flags=(--bounds=11.85,52.45,12.1,52.6 --date=2018-06-15 --max_cloud=0.1)
 if [ "$size" = tiny ]; then
-  corpus_flags+=(--config.patches=24 --config.patch_px=64)
+  corpus_flags+=(--config.patches=24 --config.patch_px=64 --config.workers=1)
   main_flags+=(--config.encoder.name=resnet10 --config.encoder.width=8 --config.data.crop_px=32 --config.pretrain.batch_size=4
     --config.finetune.batch_size=4 --config.evaluation.batch_size=8
     --config.pretrain.duration.steps=4 --config.finetune.duration.steps=4)

@@ -1,5 +1,6 @@
-"""Fixtures shared by all tests. XLA's flags must be set before JAX is first imported, so they are set here."""
+"""Fixtures shared by all tests. What libraries read from the environment on their first import is set here."""
 
+import gc
 import os
 import pathlib
 
@@ -15,6 +16,11 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('MPLBACKEND', 'agg')
+# Threads of OpenMP and OpenBLAS wait for each other by spinning: with a process of the suite on every core they take
+# twice the time that the work does.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+gc.set_threshold(*commands.GARBAGE)
 
 import pytest  # noqa: E402
 

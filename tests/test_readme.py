@@ -28,7 +28,7 @@ BIN = pathlib.Path(sys.executable).parent
 
 # The tiny size of launch/quickstart.sh, and two steps for what it does not run.
 SMALL = {
-  'deepsentinel.corpus': ['--config.patches=24', '--config.patch_px=64'],
+  'deepsentinel.corpus': ['--config.patches=24', '--config.patch_px=64', '--config.workers=1'],
   'deepsentinel.main': [
     '--config.encoder.name=resnet10',
     '--config.encoder.width=8',
@@ -52,7 +52,9 @@ SMALL['launch/grid.py'] = [
   *(flag.replace('--config.', '--set=') for flag in SMALL['deepsentinel.main']),
 ]  # fmt: skip
 # A corner of the box, with every patch in every split: so few mines cannot be split.
-CORNER = ['--config.points.bbox=10.0,50.5,10.6,50.9', '--config.split.method=shared']
+CORNER = ['--config.points.bbox=10.0,50.5,10.6,50.9', '--config.split.method=shared', '--config.patches=12']
+# Beam's workers on a few patches, each with a share.
+SHARED = ['--config.patches=4', '--config.workers=2']
 # What a line says when there is nothing left to do, or what it leaves: seen in its output.
 SAYS = {
   'deepsentinel.corpus': 'Next: DEEPSENTINEL_CORPUS=',
@@ -172,8 +174,10 @@ def test_section(quickstart, section):
   assert lines
   for line in lines:
     command = shlex.split(line)
-    corner = CORNER if 'demo_mines' in line and program(command) == 'deepsentinel.corpus' else []
-    said = run([*command, *SMALL.get(program(command), []), *corner], quickstart)
+    own: list[str] = []
+    if program(command) == 'deepsentinel.corpus':
+      own = SHARED if '--runner' in line else CORNER if 'demo_mines' in line else []
+    said = run([*command, *SMALL.get(program(command), []), *own], quickstart)
     assert SAYS[program(command)] in said, said
     out = next((part.removeprefix('--out=') for part in command if part.startswith('--out=')), '')
     assert (quickstart / out).exists()

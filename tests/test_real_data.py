@@ -200,20 +200,16 @@ def test_terramesh_is_gamma0_on_its_own_grids(out, real_data):
   assert (notes['status'], notes['spec']['s1_quantity']) == ('finished', 'gamma0_terrain')
 
 
-def test_a_model_of_one_radar_quantity_refuses_the_other(out, real_data, repository):
+def test_a_model_of_one_radar_quantity_refuses_the_other(out, real_data):
   """TerraMesh's gamma0 into the model of BigEarthNet's sigma0: one sentence, no map."""
   place = '637U_59R_1_3.tif'
-  command = [
-    sys.executable, '-m', 'deepsentinel.embed', f'--checkpoint={out}/runs/bigearthnet', f'--out={out}/maps/wrong',
+  done = commands.run(
+    'deepsentinel.embed', f'--checkpoint={out}/runs/bigearthnet', f'--out={out}/maps/wrong',
     f'--s1={real_data}/terramesh/S1RTC/{place}', '--s1_unit=db', '--s1_quantity=gamma0_terrain',
     '--option=s1_bands=["VV","VH"]', '--option=times={"637U_59R_1_3": "2017-10-30"}',
-  ]  # fmt: skip
-  done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
-  assert done.returncode == 1
-  assert (
-    done.stderr.strip()
-    .splitlines()[-1]
-    .startswith('error: The checkpoint was trained on radar sigma0_ellipsoid; these pixels are gamma0_terrain.')
+  )  # fmt: skip
+  assert done.error.startswith(
+    'error: The checkpoint was trained on radar sigma0_ellipsoid; these pixels are gamma0_terrain.'
   )
   assert not (out / 'maps' / 'wrong').exists()
 

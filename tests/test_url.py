@@ -5,8 +5,11 @@ import json
 import pathlib
 import time
 
+import numpy as np
 import pytest
 
+from configs import quickstart
+from deepsentinel import curriculum
 from deepsentinel.corpus import publish
 from tests import commands, tiny_records
 from tests.sources import loopback
@@ -59,15 +62,20 @@ def state(folder: pathlib.Path) -> list[tuple[str, int]]:
   return [(str(p.relative_to(folder)), p.stat().st_mtime_ns) for p in sorted(folder.rglob('*'))]
 
 
-@pytest.mark.slow
-def test_a_run_on_downloaded_records_reads_the_copy(server, tmp_path):
+def test_downloaded_records_are_read_from_the_copy(server, tmp_path, monkeypatch):
+  monkeypatch.setenv('DEEPSENTINEL_CACHE', str(tmp_path))
   server.faults = []
-  command = ('deepsentinel.main', *FLAGS, f'--config.data.data_dir={server.url}/data', f'--workdir={tmp_path}/run')
-  options = ('--config.data.download=True', '--config.pretrain.objective=none')
-  finished = commands.run(*command, *options, DEEPSENTINEL_CACHE=str(tmp_path / 'cache'))
-  assert finished.code == 0, finished.err
-  where = json.loads((tmp_path / 'run' / 'experiment.json').read_text())['data']['test']['directory']
-  assert pathlib.Path(where).parent == tmp_path / 'cache' / 'records'
+  config = quickstart.get_config()
+  config.data.labelled, config.data.data_dir = 'deepsentinel_labelled/custom', f'{server.url}/data'
+  config.data.crop_px, config.data.download, config.pretrain.objective = 32, True, 'none'
+  opened = curriculum.open_data(config.to_dict(), progress=False).labelled
+  assert set(opened) == {'train', 'validation', 'test'}
+  asked = server.seen['GET']
+  assert asked > 0
+  for split in opened.values():
+    assert split.directory.parent == tmp_path / 'records'
+    assert split.read('s2', np.arange(len(split))).any()
+  assert server.seen['GET'] == asked
 
 
 @pytest.mark.slow

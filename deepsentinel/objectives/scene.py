@@ -65,7 +65,7 @@ class Scene(base.Objective):
     return jnp.stack([jnp.zeros_like(logit), logit], -1)
 
   def __call__(self, batch: base.Batch, *, train: bool) -> tuple[Array, dict[str, Array]]:
-    logit, labels = self.logit(batch, train), batch['labels']
+    logit, labels = self.predict(batch, train)[:, 1], batch['labels']
     known = labels != IGNORED
     loss = optax.sigmoid_binary_cross_entropy(logit, (labels == 1).astype(jnp.float32))
     diagnostics = {

@@ -238,7 +238,8 @@ def unreplicate(tree: Any) -> Any:
 
   Copies: on a CPU an array may be a view of memory that the next step, given the state to reuse, overwrites.
   """
-  return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data[0], copy=True), tree)
+  # [1, ...] is copied first and indexed by NumPy: indexing on the device compiles a program for every shape.
+  return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data, copy=True)[0], tree)
 
 
 def unshard(tree: Any) -> Any:

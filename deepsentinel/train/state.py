@@ -55,7 +55,8 @@ def variable_shapes(module: nn.Module, batch: dict[str, jax.Array]) -> dict[str,
 def create(variables: dict[str, Any], optimiser: optax.GradientTransformation) -> TrainState:
   """The state before the first step."""
   params = variables['params']
-  return TrainState(np.zeros((), np.int32), params, variables['batch_stats'], optimiser.init(params))
+  # Compiled as a whole, for else every shape's zeros are a program of their own.
+  return TrainState(np.zeros((), np.int32), params, variables['batch_stats'], jax.jit(optimiser.init)(params))
 
 
 def key_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -192,7 +193,7 @@ def eval_step(
   Examples whose 'mask' is False and pixels whose 'count' (optional) is False count for nothing.
 
   Args:
-    module: the objective; with `classes` it has a method `predict(batch) -> logits [B, H, W, K]`, or
+    module: the objective; with `classes` its loss comes of its method `predict(batch) -> logits [B, H, W, K]`, or
       [B, K] of a whole patch.
     prepare: as for `train_step`.
     classes: K, or 0 for an objective without classes.
@@ -207,14 +208,17 @@ def eval_step(
     inputs = prepare(batch, jnp.zeros((), jnp.int32), train=False)
     if counted is not None and 'labels' in inputs and inputs['labels'].shape == counted.shape:
       inputs['labels'] = jnp.where(counted, inputs['labels'], -1)
-    loss, diagnostics = module.apply(variables, inputs, train=False)
+    # What the objective predicts on the way to its loss is kept, so that the encoder runs once.
+    (loss, diagnostics), kept = module.apply(
+      variables, inputs, train=False, mutable=['intermediates'], capture_intermediates=_is_prediction
+    )
     values, weight = split_weight(loss, diagnostics)
     metrics = weighted_sums(values, weight * mask)
     confusion = jnp.zeros((len(mask), classes, classes), jnp.int32)
     if classes:
       # [B, H, W] of pixels, [B] of scenes -> [B, P]
       labels = inputs['labels'].reshape(len(mask), -1)
-      prediction = module.apply(variables, inputs, train=False, method='predict').argmax(-1).reshape(labels.shape)
+      prediction = kept['intermediates']['predict'][0].argmax(-1).reshape(labels.shape)
       scored = (labels >= 0) & mask[:, None]
       # [B, P] -> [B * K * K + 1]; the last bin takes what does not count
       own = jnp.arange(len(mask))[:, None] * classes**2
@@ -223,6 +227,10 @@ def eval_step(
     return metrics, parallel.gather(confusion)
 
   return step
+
+
+def _is_prediction(_: nn.Module, method: str) -> bool:
+  return method == 'predict'
 
 
 def split_weight(loss: jax.Array, diagnostics: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:

@@ -14,6 +14,7 @@ os.environ['XLA_FLAGS'] = f'{commands.QUICK_XLA} --xla_force_host_platform_devic
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
@@ -31,7 +32,7 @@ def main() -> None:
   assert jax.device_count() == devices * processes
   own = slice(process * EXAMPLES // processes, (process + 1) * EXAMPLES // processes)
   # An optimiser that keeps the gradient as its state.
-  keep = optax.GradientTransformation(lambda p: jax.tree.map(np.zeros_like, p), lambda g, s, p: (g, g))
+  keep = optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), lambda g, s, p: (g, g))
   out = {}
   vae_options = {'latent': 2, 'header_width': 8}
   for name, objective, views, parallel_options in (

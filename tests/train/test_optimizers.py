@@ -40,7 +40,7 @@ def test_clipping_counts_only_what_is_trained():
 
 def test_accumulated_parts_have_the_gradient_of_the_whole():
   """Without batch statistics in training, a batch in parts is the batch at once."""
-  keep = optax.GradientTransformation(lambda p: jax.tree.map(np.zeros_like, p), lambda g, s, p: (g, g))
+  keep = optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), lambda g, s, p: (g, g))
   module = tiny_model.TinyLabels(tiny_model.TinyEncoder(4, norm=tiny_model.frozen_norm))
   start = state.create(jax.device_get(tiny_model.variables(module)), keep)
   prepare = tiny_model.prepare(labels=True, sensor_dropout=0.5)

@@ -1,13 +1,11 @@
-import os
 import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from deepsentinel.train import parallel
+from tests import commands
 
 
 def _free_port() -> int:
@@ -16,23 +14,17 @@ def _free_port() -> int:
     return listener.getsockname()[1]
 
 
-def _start(repository, devices, processes, process, port, out):
-  environment = {**os.environ, 'PYTHONPATH': str(repository)}
-  arguments = [str(a) for a in (devices, processes, process, port, out)]
-  script = str(repository / 'tests' / 'train' / 'gradient_worker.py')
-  return subprocess.Popen(
-    [sys.executable, script, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-  )
-
-
-def test_gradients_do_not_depend_on_devices_and_processes(repository, tmp_path):
+def test_gradients_do_not_depend_on_devices_and_processes(tmp_path):
   port = _free_port()
   layouts = {'one': (1, 1, 0), 'four': (4, 1, 0), 'first of two': (2, 2, 0), 'second of two': (2, 2, 1)}
-  runs = {name: _start(repository, *layout, port, tmp_path / f'{name}.npz') for name, layout in layouts.items()}
+  runs = {
+    name: commands.Running('tests.train.gradient_worker', *layout, port, tmp_path / f'{name}.npz')
+    for name, layout in layouts.items()
+  }
   results = {}
   for name, run in runs.items():
-    output, _ = run.communicate(timeout=180)
-    assert run.returncode == 0, f'{name}:\n{output}'
+    ended = run.finish()
+    assert ended.code == 0, f'{name}:\n{ended.err}'
     results[name] = dict(np.load(tmp_path / f'{name}.npz'))
   one = results.pop('one')
   gradients = [key for key in one if "['gradient']" in key]
