@@ -9,12 +9,9 @@ from configs import common, t2v_resnet18attn
 def get_config():
   config = t2v_resnet18attn.get_config('small')
   config.name = 'quickstart'
-  config.data.crop_px = 128
-  config.encoder.width = 16
-  config.pretrain.duration = common.duration(steps=100)
-  config.finetune.duration = common.duration(steps=100)
-  config.finetune.validate_every_steps = 20
-  config.checkpoint.every_steps = 50
+  config.pretrain.duration = common.duration(steps=400)
+  config.finetune.duration = common.duration(steps=250)
+  config.finetune.validate_every_steps = 50
   config.log_every_steps = 5
   config.evaluation.batch_size = 32
   config.evaluation.random_forest = True

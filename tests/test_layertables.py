@@ -61,7 +61,7 @@ def test_totals_are_the_papers(name):
 def test_the_target_gives_the_classes_and_rows_align():
   text = layertables.describe(config('quickstart'))
   assert 'deconvolution header, 5 classes' in text
-  assert 'resnet18attn, width 16' in text
+  assert 'resnet18attn, width 8' in text
   for table in text.split('\n\n'):
     assert len({len(line) for line in table.splitlines()[1:]}) == 1
 
