@@ -82,7 +82,7 @@ def test_an_unknown_size_is_named():
     ({'pretrain__contrastive__augment__jitter': 0.1}, 'augment.jitter is 0.1; allowed: two numbers from 0 to 1'),
     ({'pretrain__contrastive__augment__shift_px': (1, 2.5)}, 'augment.shift_px is .*; allowed: two whole numbers'),
     ({'pretrain__objective': 'contrastive', 'pretrain__batch_size': 1}, 'config.pretrain.batch_size is 1; contrastive'),
-    ({'pretrain__warmup_steps': 100}, 'config.pretrain.warmup_steps=100 leaves no step of config.pretrain.duration'),
+    ({'pretrain__warmup_steps': 400}, 'config.pretrain.warmup_steps=400 leaves no step of config.pretrain.duration'),
     ({'finetune__schedule': 'step'}, "config.finetune.schedule is 'step'; allowed: one of constant, cosine"),
     ({'finetune__label_fraction': 0}, 'config.finetune.label_fraction is 0; allowed: a share above 0'),
     ({'pretrain__probe_every_steps': 5, 'data__labelled': ''}, 'config.pretrain.probe_every_steps=5 probes label maps'),
