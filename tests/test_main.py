@@ -1,4 +1,4 @@
-"""The whole curriculum: finished, resumed, and started wrongly; tests/test_interrupted.py kills it."""
+"""The whole curriculum in processes of its own: killed, resumed, finished, and started wrongly."""
 
 import csv
 import dataclasses
@@ -46,6 +46,30 @@ def _rows(workdir, stage):
   with (workdir / stage / 'metrics.csv').open() as file:
     rows = list(csv.DictReader(file))
   return [(r['step'], r['split'], r['name'], r['value']) for r in rows if r['name'] != 'patches_per_s']
+
+
+@pytest.mark.slow
+def test_killed_run_ends_as_an_uninterrupted_one(flags, whole, tmp_path):
+  workdir = tmp_path / 'killed'
+  stage, step = random.choice(('pretrain', 'finetune')), random.randint(1, STEPS - 1)
+  command = ['deepsentinel.main', *flags, f'--workdir={workdir}']
+  process = commands.Running(*command)
+  process.wait_until((workdir / stage / 'checkpoints' / str(step)).exists)
+  process.kill()
+  again = commands.run(*command)
+  assert again.code == 0, again.err
+  for stage in ('pretrain', 'finetune'):
+    a, b = checkpoint.load_trained(whole, stage), checkpoint.load_trained(workdir, stage)
+    assert (a.step, a.sha256) == (b.step, b.sha256)
+    jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+    rows = _rows(workdir, stage)
+    assert rows == _rows(whole, stage)
+    assert len({r[:3] for r in rows}) == len(rows)
+  scores = [json.loads((w / 'test.json').read_text()) for w in (whole, workdir)]
+  for s in scores:
+    for method in s['methods'].values():
+      method.pop('seconds', None)
+  assert scores[0] == scores[1]
 
 
 def test_what_a_run_leaves(whole):

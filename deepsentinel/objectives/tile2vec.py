@@ -81,4 +81,6 @@ def check(loss: str, pooling: str) -> None:
   if pooling not in POOLINGS:
     raise ValueError(f'Unknown Tile2Vec pooling {pooling!r}. Known: {", ".join(POOLINGS)}.')
   if loss == 'infonce' and pooling != 'mean':
-    raise ValueError(f"Tile2Vec's InfoNCE compares whole patches; found pooling {pooling!r}. Use pooling 'mean'.")
+    raise ValueError(
+      f"Tile2Vec's InfoNCE compares whole patches; found pooling {pooling!r}. Use pooling 'mean', or loss 'triplet'."
+    )
