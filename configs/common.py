@@ -52,6 +52,10 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.probe_every_steps = 0
   config.pretrain.exclude_heldout = True  # leave out points within exclude_km of validation and test patches
   config.pretrain.exclude_km = 3.7
+  # Parts of patches that lie together, each for an equal share of every batch; neighbours and distant patches are of
+  # the same part. A device holds the parts of its share alone, so all together hold a corpus too large for one. Another
+  # law of drawing: results depend on this number (not on that of devices), so leave 1 where memory suffices.
+  config.pretrain.regions = 1
   config.pretrain.sensor_dropout = 0.0  # probability that an example loses one of its sensors
   config.pretrain.masked_cloud = 0.0  # ... that it loses optical pixels, as those a cloud mask takes
   config.pretrain.painted_cloud = 0.0  # ... that cloud is painted over its optical bands, and not masked

@@ -7,31 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from deepsentinel import labelled as labelled_lib
 from deepsentinel import legend, sensors
-from deepsentinel.corpus import splits
 from deepsentinel.data import batches, distances, download, neighbours, records, statistics, stores
 from deepsentinel.data import subsets as subsets_lib
-from deepsentinel.evaluation import baselines, during, frozen, intervals, metrics, scenes, sheets
+from deepsentinel.evaluation import during, frozen, metrics, scenes, sheets
 from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, resident, rngs, settings, state
 from deepsentinel.train.trained import Trained
-
-SPLITS = ('train', 'validation', 'test')
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledFold:
-  """Labelled patches that one stage of fine-tuning uses.
-
-  Attributes:
-    train, validation: record sets.
-    train_index, validation_index: record numbers in them.
-  """
-
-  train: records.RecordSet | subsets_lib.Joined
-  validation: records.RecordSet | subsets_lib.Joined
-  train_index: np.ndarray
-  validation_index: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +34,7 @@ class Data:
     folds: what fine-tuning trains on and validates on: one of part or all of the train and validation splits, or
       several for a cross-validation.
     resident: stages whose training records the devices hold.
+    regions: `index` in parts that lie together, each for an equal share of every batch; empty where it is one.
   """
 
   unlabelled: records.RecordSet | None
@@ -62,8 +46,9 @@ class Data:
   statistics: statistics.BandStatistics
   source: Trained | None
   shown: tuple[str, ...] = ()
-  folds: tuple[LabelledFold, ...] = ()
+  folds: tuple[labelled_lib.Fold, ...] = ()
   resident: tuple[str, ...] = ()
+  regions: tuple[np.ndarray, ...] = ()
 
   @property
   def synthetic(self) -> bool:
@@ -80,14 +65,16 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   where = config['data']
   labelled: dict[str, records.RecordSet] = {}
   if where['labelled']:
-    labelled = _open_labelled(_find(where, 'labelled', progress), where['read_threads'], target_of(config))
+    labelled = labelled_lib.open_splits(_find(where, 'labelled', progress), where['read_threads'], target_of(config))
   source = unlabelled = None
   index, excluded = np.zeros(0, np.int64), 0
+  regions: tuple[np.ndarray, ...] = ()
   if config['pretrain']['from_checkpoint']:
     source = checkpoint.load_trained(config['pretrain']['from_checkpoint'], 'pretrain')
   elif config['pretrain']['objective'] != 'none':
     unlabelled = records.RecordSet(_find(where, 'unlabelled', progress), 'train', where['read_threads'])
     index, excluded = _pretraining_index(config, unlabelled, labelled)
+    regions = _regions(unlabelled, index, config['pretrain']['regions'])
   for split in [*labelled.values(), *([unlabelled] if unlabelled is not None else [])]:
     if where['crop_px'] > split.patch_px:
       raise ValueError(
@@ -112,9 +99,10 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   if labelled:
     records_spec = labelled['train'].spec
     spec.require(records_spec.select(shown) if shown else records_spec, subsets=subsets)
-  folds = labelled_folds(config, labelled, progress) if labelled else ()
+  folds = labelled_lib.folds(config, labelled, progress) if labelled else ()
   training = [('finetune', _source(config, 'finetune', fold.train, fold.train_index)) for fold in folds]
-  training += [('pretrain', _source(config, 'pretrain', unlabelled, index))] if unlabelled is not None else []
+  if unlabelled is not None:
+    training.append(('pretrain', _source(config, 'pretrain', unlabelled, index, regions)))
   held = resident.choose(where['resident'], training)
   if source is not None:
     stats = statistics.BandStatistics.from_dict(source.statistics)
@@ -123,88 +111,20 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   if labelled and (source is not None or unlabelled is not None):
     seen = [band for band in spec.bands if band in (shown or records_spec.bands)]
     stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, seen))
-  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, shown, folds, held)
+  return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, shown, folds, held, regions)
 
 
-def _source(config: dict[str, Any], stage: str, split, index: np.ndarray, plans=None) -> resident.Source:
+def _source(config: dict[str, Any], stage: str, split, index: np.ndarray, regions=(), plans=None) -> resident.Source:
   """The records that a stage trains on, as devices would hold them."""
   fields, where = batches.training_fields(split, models.views(config, stage), target_of(config).field), config['data']
   required = where['resident'] == 'always'
-  return resident.Source.of(split, index, fields, where['crop_px'], plans=plans, required=required)
+  return resident.Source.of(split, index, fields, where['crop_px'], regions, plans=plans, required=required)
 
 
 def _find(where: dict[str, Any], kind: str, progress: bool) -> stores.Folder:
   """The prepared directory of config.data.labelled or unlabelled."""
   directory = records.resolve(where[kind], where['data_dir'])
   return download.download(directory, progress) if where['download'] else directory
-
-
-def labelled_folds(
-  config: dict[str, Any], labelled: dict[str, records.RecordSet], progress: bool = True
-) -> tuple[LabelledFold, ...]:
-  """What fine-tuning trains and validates on: the two splits, or folds of both; or the label fraction of either."""
-  own, seed = config['finetune'], config['seed']
-  chosen = {split: _label_fraction(own, labelled[split], seed, progress) for split in SPLITS[:2]}
-  if not own['folds']:
-    return (LabelledFold(labelled['train'], labelled['validation'], chosen['train'], chosen['validation']),)
-  joined = subsets_lib.Joined([labelled['train'], labelled['validation']])
-  used = np.concatenate([chosen['train'], len(labelled['train']) + chosen['validation']])
-  table = joined.table.iloc[used]
-  block = splits.block_numbers(table['lon_deg'].to_numpy(), table['lat_deg'].to_numpy(), intervals.BLOCK_KM)
-  blocks = len(np.unique(block))
-  if blocks < own['folds']:
-    raise ValueError(
-      f'config.finetune.folds={own["folds"]}, but the train and validation patches lie in {blocks} blocks of '
-      f'{intervals.BLOCK_KM:g} km. Pass --config.finetune.folds={blocks} or less, or use a corpus that covers more '
-      'ground.'
-    )
-  fold_of = splits.assign(block, {str(k): 1 / own['folds'] for k in range(own['folds'])}, seed).astype(int)
-  folds = subsets_lib.spatial_folds(table, fold_of, config['pretrain']['exclude_km'])
-  return tuple(LabelledFold(joined, joined, used[fold.train], used[fold.validation]) for fold in folds)
-
-
-def _label_fraction(own: dict[str, Any], split: records.RecordSet, seed: int, progress: bool) -> np.ndarray:
-  """Record numbers of a split that `finetune.label_fraction` leaves; nested and stratified by the main class."""
-  if own['label_fraction'] == 1:
-    return np.arange(len(split))
-  target = legend.target_of(own)
-  if target.is_scene:
-    dominant = target.lookup[split.table[target.field]]
-  else:
-    counts = baselines.patch_class_counts(split, target, progress=progress)
-    dominant = np.where(counts.any(1), counts.argmax(1), -1)
-  return subsets_lib.first_share(subsets_lib.nested_order(dominant, seed), own['label_fraction'])
-
-
-def _open_labelled(directory: stores.Folder, threads: int, target: legend.Target) -> dict[str, records.RecordSet]:
-  """Every split of config.data.labelled; ValueError where labels or a split are not there."""
-  there = records.splits(directory)
-  if there and not target.is_scene and not records.RecordSet(directory, there[0]).labelled:
-    raise ValueError(
-      f'config.data.labelled names {directory}, whose records hold no labels. Name records that `tfds build '
-      'tfds_builders/deepsentinel_labelled` made, or leave it empty (--config.data.labelled=) to pretrain only.'
-    )
-  absent = [split for split in SPLITS if split not in there]
-  if absent:
-    raise ValueError(
-      f'{directory} has no patch in split {", ".join(absent)} (splits: {", ".join(there) or "none"}). Sample more '
-      'patches, or in smaller blocks (--config.split.block_km of `python -m deepsentinel.corpus`), and run '
-      '`tfds build` with --overwrite.'
-    )
-  found = {split: records.RecordSet(directory, split, threads) for split in SPLITS}
-  if not target.is_scene and not baselines.has_labels(found['train'], target):
-    raise ValueError(
-      f'No train patch of {directory} has a label of config.finetune.target={target.name!r}. Choose a target that the '
-      f'corpus was labelled for, one of {", ".join(legend.TARGETS)}.'
-    )
-  for split, own in found.items() if target.is_scene else ():
-    if len(set(own.table[target.field]) - {0}) < 2:
-      raise ValueError(
-        f'config.finetune.target={target.name!r} needs patches of {" and of ".join(target.classes)}; split {split} of '
-        f'{directory} lacks one of them. Name records that `tfds build tfds_builders/deepsentinel_mines` made, of more '
-        'patches or of smaller blocks (--config.split.block_km of `python -m deepsentinel.corpus`).'
-      )
-  return found
 
 
 def sensor_subsets(spec: sensors.SensorSpec) -> list[list[str]]:
@@ -219,7 +139,7 @@ def _pretraining_index(
   keep = np.ones(len(unlabelled), bool)
   if labelled and config['pretrain']['exclude_heldout']:
     lon, lat = unlabelled.table[['lon_deg', 'lat_deg']].to_numpy().T
-    held = [labelled[split].table[['lon_deg', 'lat_deg']].to_numpy() for split in SPLITS[1:]]
+    held = [labelled[split].table[['lon_deg', 'lat_deg']].to_numpy() for split in labelled_lib.SPLITS[1:]]
     held_lon, held_lat = np.concatenate(held).T
     keep = distances.exclude_near(lon, lat, held_lon, held_lat, config['pretrain']['exclude_km'])
     if not keep.any():
@@ -229,6 +149,39 @@ def _pretraining_index(
         '--config.pretrain.exclude_heldout=False and say so.'
       )
   return np.flatnonzero(keep), int((~keep).sum())
+
+
+def _regions(unlabelled: records.RecordSet, index: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+  """Record numbers of `index` in `count` parts that lie together; none where it is one."""
+  if count == 1:
+    return ()
+  try:
+    lon_deg, lat_deg = unlabelled.table[['lon_deg', 'lat_deg']].to_numpy()[index].T
+    parts = subsets_lib.regions(lon_deg, lat_deg, count)
+  except ValueError as error:
+    raise ValueError(f'config.pretrain.regions is {count}: {error}') from None
+  return tuple(index[part] for part in parts)
+
+
+def _samplers(config: dict[str, Any], data: Data) -> list[neighbours.NeighbourSampler]:
+  """What Tile2Vec draws by, over each region of its own; all by the one scale of the whole."""
+  assert data.unlabelled is not None  # `open_data` opens it where something is pretrained
+  law, table = config['pretrain']['tile2vec'], data.unlabelled.table
+  scale_km = law['neighbour_scale_km']
+  if data.regions and scale_km == 'auto':
+    lon_deg, lat_deg = table[['lon_deg', 'lat_deg']].to_numpy()[data.index].T
+    scale_km = distances.mean_nearest_neighbour_km(lon_deg, lat_deg)
+  try:
+    return [
+      neighbours.NeighbourSampler.from_records(
+        table, part, law=law['neighbour'], scale_km=scale_km, max_distance_km=law['max_distance_km']
+      )
+      for part in data.regions or (data.index,)
+    ]
+  except ValueError as error:
+    if not data.regions:
+      raise
+    raise ValueError(f'Of one of the {len(data.regions)} regions of config.pretrain.regions: {error}') from None
 
 
 def pretraining(
@@ -241,24 +194,24 @@ def pretraining(
   """
   assert data.unlabelled is not None  # `open_data` opens it where something is pretrained
   own, views = config['pretrain'], models.views(config, 'pretrain')
-  sampler, realised = None, {}
+  samplers, realised = None, {}
   if views == 'triplet':
-    law = own['tile2vec']
-    sampler = neighbours.NeighbourSampler.from_records(
-      data.unlabelled.table, data.index, law=law['neighbour'], scale_km=law['neighbour_scale_km'],
-      max_distance_km=law['max_distance_km'],
-    )  # fmt: skip
-    realised = {key: value if np.isfinite(value) else None for key, value in sampler.realised().items()}
+    samplers = _samplers(config, data)
+    found = neighbours.realised(samplers)
+    realised = {key: value if np.isfinite(value) else None for key, value in found.items()}
   subsets = sensor_subsets(data.spec) if own['sensor_dropout'] > 0 else []
   stage = _stage(
-    config, data, workdir, 'pretrain', data.unlabelled, data.index, views=views, subsets=subsets, sampler=sampler
-  )
+    config, data, workdir, 'pretrain', data.unlabelled, data.index, views=views, subsets=subsets, samplers=samplers,
+    regions=data.regions,
+  )  # fmt: skip
   prepare = prepare_inputs(config, data, data.unlabelled.spec, 'pretrain')
 
   def pictures():
+    few = data.regions[: sheets.EXAMPLES]
     crops = _crops(
-      config, 'pretrain', data.unlabelled, data.index, views, sampler, batch_size=sheets.EXAMPLES, threads=1
-    )
+      config, 'pretrain', data.unlabelled, data.index, views, samplers and samplers[: sheets.EXAMPLES], few, threads=1,
+      batch_size=sheets.EXAMPLES // max(1, len(few)) * max(1, len(few)),
+    )  # fmt: skip
     return sheets.of_views(models.build(config, 'pretrain'), prepare, _pixels(next(crops)))
 
   def probe():
@@ -305,13 +258,13 @@ def _pixels(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {name: values for name, values in batch.items() if name not in ('index', 'row', 'col')}
 
 
-def _crops(config, stage: str, split, index, views: str, sampler=None, **options):
+def _crops(config, stage: str, split, index, views: str, samplers=None, regions=(), **options):
   """Endless batches of random crops as a stage draws them; `options` are those of `batches.training_batches`."""
   curriculum = strengths(config) if stage == 'pretrain' else None
   shift_px = None if curriculum is None else curriculum.shift_law(config[stage]['batch_size'] / len(index))
   return batches.training_batches(
-    split, views=views, crop_px=config['data']['crop_px'], seed=config['seed'], index=index, neighbours=sampler,
-    shift_px=shift_px, label_field=target_of(config).field, **options,
+    split, views=views, crop_px=config['data']['crop_px'], seed=config['seed'], index=index, neighbours=samplers,
+    regions=regions, shift_px=shift_px, label_field=target_of(config).field, **options,
   )  # fmt: skip
 
 
@@ -352,7 +305,7 @@ def strengths(config: dict[str, Any]) -> augment.Curriculum | None:
   return augment.Curriculum.from_config(section['augment']) if 'augment' in section else None
 
 
-def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler=None) -> loop.Stage:
+def _stage(config, data, workdir, name, train, index, *, views, subsets, samplers=None, regions=()) -> loop.Stage:
   own = config[name]
   total = settings.total_steps(own['duration'], len(index), own['batch_size'], f'{name}.duration')
   frozen = ('encoder',) if name == 'finetune' and own['frozen_encoder'] else ()
@@ -370,12 +323,12 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
 
   def training(start_step: int, *, pixels: bool = True):
     return _crops(
-      config, name, train, index, views, sampler, batch_size=own['batch_size'], start_step=start_step,
+      config, name, train, index, views, samplers, regions, batch_size=own['batch_size'], start_step=start_step,
       process_index=parallel.process_index(), process_count=parallel.process_count(),
       threads=config['data']['read_threads'], pixels=pixels,
     )  # fmt: skip
 
-  held = _source(config, name, train, index, functools.partial(training, pixels=False))
+  held = _source(config, name, train, index, regions, functools.partial(training, pixels=False))
 
   return loop.Stage(
     name=name,

@@ -33,7 +33,8 @@ MAY_IMPORT['evaluation'] = MAY_IMPORT['train'] | {'train', 'sources'}  # sources
 MAY_IMPORT['embedding'] = MAY_IMPORT['evaluation'] | {'evaluation', 'sources', 'corpus'}
 MAY_IMPORT['layertables'] = MAY_IMPORT['train'] | {'train'}
 MAY_IMPORT['report'] = MAY_IMPORT['embedding'] | {'embedding', 'layertables'}
-MAY_IMPORT['curriculum'] = MAY_IMPORT['report'] | {'report'}
+MAY_IMPORT['labelled'] = MAY_IMPORT['evaluation'] | {'evaluation', 'corpus'}
+MAY_IMPORT['curriculum'] = MAY_IMPORT['report'] | {'report', 'labelled'}
 MAY_IMPORT['experiment'] = MAY_IMPORT['curriculum'] | {'curriculum'}
 
 JAX = {'jax', 'jaxlib', 'flax', 'optax', 'orbax'}

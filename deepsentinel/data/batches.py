@@ -6,7 +6,6 @@ example, on any number of processes and threads. Grain calls the two functions a
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -45,10 +44,14 @@ class TrainingPlan:
   seed: int
   neighbours: neighbours_lib.NeighbourSampler | None
   shift_px: Callable[[int], float] | None = None
+  region: str = ''  # ends the names of its random streams
 
   def __call__(self, step: int) -> Plan:
     """The global batch of `step`, int32 [batch_size, V] each."""
-    rng = functools.partial(neighbours_lib.generator, self.seed, step=step)
+
+    def rng(stream: str) -> np.random.Generator:
+      return neighbours_lib.generator(self.seed, stream + self.region, step)
+
     anchor = self._anchors(step)  # [B]
     columns = [anchor]
     if self.views in ('pair', 'triplet'):
@@ -69,12 +72,23 @@ class TrainingPlan:
   def _anchors(self, step: int) -> np.ndarray:
     """int64 [B] positions in `index`: every epoch is a permutation of all, and batches run on across its end."""
     epoch, within = np.divmod(step * self.batch_size + np.arange(self.batch_size), len(self.index))
-    return np.concatenate([_order(self.seed, int(e), len(self.index))[within[epoch == e]] for e in np.unique(epoch)])
+    return np.concatenate([self._order(int(e))[within[epoch == e]] for e in np.unique(epoch)])
+
+  def _order(self, epoch: int) -> np.ndarray:
+    # Drawn again for every step: of 100,000 records it takes 1 to 2 ms, beside the reading of a batch.
+    return neighbours_lib.generator(self.seed, f'order{self.region}', epoch).permutation(len(self.index))
 
 
-def _order(seed: int, epoch: int, n: int) -> np.ndarray:
-  # Drawn again for every step: of 100,000 records it takes 1 to 2 ms, beside the reading of a batch.
-  return neighbours_lib.generator(seed, 'order', epoch).permutation(n)
+@dataclasses.dataclass(frozen=True)
+class RegionalPlan:
+  """The plan of every step where each region gives an equal, contiguous share of the batch, from itself alone."""
+
+  regions: tuple[TrainingPlan, ...]
+
+  def __call__(self, step: int) -> Plan:
+    """The global batch of `step`: the regions' shares, one after another."""
+    shares = [region(step) for region in self.regions]
+    return Plan(*(np.concatenate([getattr(share, f.name) for share in shares]) for f in dataclasses.fields(Plan)))
 
 
 def steps_per_epoch(records: int, batch_size: int) -> float:
@@ -91,7 +105,7 @@ def training_batches(
   seed: int,
   start_step: int = 0,
   index: Sequence[int] | np.ndarray | None = None,
-  neighbours: neighbours_lib.NeighbourSampler | None = None,
+  neighbours: neighbours_lib.NeighbourSampler | Sequence[neighbours_lib.NeighbourSampler] | None = None,
   shift_px: Callable[[int], float] | None = None,
   label_field: str = 'corine',
   process_index: int = 0,
@@ -99,6 +113,7 @@ def training_batches(
   threads: int = 4,
   fields: Sequence[str] | None = None,
   pixels: bool = True,
+  regions: Sequence[np.ndarray] = (),
 ) -> Iterator[Batch]:
   """Endless batches of random crops: every record is the anchor once an epoch, in a new order each epoch.
 
@@ -112,7 +127,7 @@ def training_batches(
     seed: of the order, the crops and the neighbours.
     start_step: the step of the first batch. Batch k of a run equals the first batch of a run from start_step=k.
     index: record numbers to train on; None for all.
-    neighbours: sampler over the same records (over `index`, where given).
+    neighbours: sampler over the same records (over `index`, where given); with `regions` one for each of them.
     shift_px: step -> furthest that the second crop of a 'pair' of one patch lies from the first on either axis, in
       pixels; None: anywhere in the patch.
     label_field: of the records, whose crops 'labelled' batches hold; the scalar that 'scene' batches hold.
@@ -120,16 +135,20 @@ def training_batches(
     threads: batches read at one time, at most two; each is itself read on the record set's own threads.
     fields: sensors to read, of 's2' and 's1'; None for all that the records hold.
     pixels: False yields the plan alone: 'index', 'row', 'col' and the scalar of 'scene'.
+    regions: record numbers of each, in place of `index`. Each gives an equal, contiguous share of every batch, and an
+      example's other views are of its own region. An epoch is then one of each region.
   Yields:
     's2' uint16 [B, V, crop, crop, C2] and 's1' int16 [B, V, crop, crop, C1] in storage units; 'index', 'row', 'col'
     int32 [B, V]; with views='labelled' also `label_field` [B, crop, crop], with 'scene' [B].
   Raises:
-    ValueError: unknown views; a crop larger than the patch; a batch that the processes do not divide; no records; no
-      labels for 'labelled'; no sampler, or one of other records, for 'triplet'.
+    ValueError: unknown views; a crop larger than the patch; a batch that the processes or the regions do not divide;
+      no records; no labels for 'labelled'; no sampler, or one of other records, for 'triplet'.
   """
   if views not in VIEWS:
     raise ValueError(f'Unknown views {views!r}. Known: {", ".join(VIEWS)}.')
-  index = _checked_index(records, index)
+  if regions and batch_size % len(regions):
+    raise ValueError(f'Batch size {batch_size} does not divide over {len(regions)} regions.')
+  parts = [_checked_index(records, numbers) for numbers in regions] or [_checked_index(records, index)]
   fields = training_fields(records, views, label_field, fields)
   if not pixels:
     fields = tuple(field for field in fields if field not in records.fields)
@@ -140,14 +159,23 @@ def training_batches(
     raise ValueError(
       "views='triplet' needs a sampler: pass neighbours=NeighbourSampler.from_records(records.table, ...)."
     )
-  if neighbours is not None and len(neighbours) != len(index):
-    raise ValueError(
-      f'The neighbour sampler covers {len(neighbours)} records, the batches {len(index)}. Build it from the same '
-      'record numbers: NeighbourSampler.from_records(records.table, index, ...).'
-    )
+  samplers = list(neighbours) if isinstance(neighbours, Sequence) else [neighbours] * len(parts)
+  for numbers, sampler in zip(parts, samplers, strict=True):
+    if sampler is not None and len(sampler) != len(numbers):
+      raise ValueError(
+        f'The neighbour sampler covers {len(sampler)} records, the batches {len(numbers)}. Build it from the same '
+        'record numbers: NeighbourSampler.from_records(records.table, index, ...).'
+      )
   most = records.patch_px - crop_px
   offsets = centred_offsets(most, crop_px) if views == 'scene' else (0, most)
-  plan = TrainingPlan(index, views, batch_size, offsets, seed, neighbours, shift_px)
+  plan = RegionalPlan(
+    tuple(
+      TrainingPlan(
+        numbers, views, batch_size // len(parts), offsets, seed, sampler, shift_px, f' {i}' if regions else ''
+      )
+      for i, (numbers, sampler) in enumerate(zip(parts, samplers, strict=True))
+    )
+  )
 
   def read(step: int) -> Batch:
     return read_plan(records, plan(step).part(process_index, process_count), crop_px, fields)

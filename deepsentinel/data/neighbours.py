@@ -192,6 +192,21 @@ class NeighbourSampler:
     }
 
 
+def realised(samplers: Sequence[NeighbourSampler]) -> dict[str, float]:
+  """`NeighbourSampler.realised` over the anchors of several samplers together, each of a region of its own."""
+  found = [sampler.realised() for sampler in samplers]
+  anchors = np.array([len(sampler) for sampler in samplers], float)
+  filled = anchors * (1 - np.array([one['without_neighbour'] for one in found]))
+  weights = {'mean_km': filled, 'same_acquisition': filled}
+
+  def mean(name: str) -> float:
+    weight = weights.get(name, anchors)
+    values = np.array([one[name] for one in found])
+    return float((values * weight)[weight > 0].sum() / weight.sum()) if weight.any() else float('nan')
+
+  return {name: mean(name) for name in found[0]}
+
+
 def _same_entries(
   table: distances.NeighbourTable, scene: Sequence[str] | None, time: Sequence[int] | None
 ) -> np.ndarray | None:

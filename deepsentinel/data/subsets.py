@@ -1,4 +1,4 @@
-"""Which labelled patches a run may use: nested fractions of them, and spatial folds."""
+"""Which patches a run may use together: nested fractions of them, spatial folds, and regions."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -33,6 +33,26 @@ def nested_order(dominant: np.ndarray, seed: int) -> np.ndarray:
 def first_share(order: np.ndarray, fraction: float) -> np.ndarray:
   """int64 [n]: the first `fraction` of an order, at least one patch, in ascending numbers."""
   return np.sort(order[: max(1, round(fraction * len(order)))])
+
+
+def regions(lon_deg: np.ndarray, lat_deg: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+  """Cuts points into equally many parts of places that lie together: stretches of a Hilbert curve over the globe.
+
+  Args:
+    lon_deg, lat_deg: float64 [N], WGS84.
+    count: parts, at most N.
+  Returns:
+    `count` arrays of point numbers, int64, ascending; their lengths differ by one at most.
+  Raises:
+    ValueError: fewer points than parts.
+  """
+  if not 1 <= count <= len(lon_deg):
+    raise ValueError(f'{len(lon_deg)} patches cannot be cut into {count} regions; allowed are 1 to {len(lon_deg)}.')
+  import geopandas
+
+  points = geopandas.GeoSeries.from_xy(lon_deg, lat_deg, crs='EPSG:4326')
+  along = points.hilbert_distance(total_bounds=(-180, -90, 180, 90)).to_numpy()
+  return tuple(np.sort(part) for part in np.array_split(np.argsort(along, kind='stable'), count))
 
 
 @dataclasses.dataclass(frozen=True)

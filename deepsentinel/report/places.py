@@ -147,6 +147,8 @@ def _neighbour_facts(runs: list[Run]) -> list[tuple[str, str]]:
     alone = realised.get('without_neighbour')
     if alone:
       text += f'; {100 * alone:.0f} % of anchors have none and take a second crop of themselves'
+    if (regions := run.config.get('pretrain.regions', 1)) > 1:
+      text += f'; all views of an example are of one of {regions} regions'
     found.setdefault((run.config.get('pretrain.tile2vec.neighbour', ''), text), []).append(run.name)
   rows = []
   for (law, text), names in found.items():

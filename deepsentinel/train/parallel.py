@@ -102,6 +102,11 @@ def is_chief() -> bool:
   return jax.process_index() == 0
 
 
+def local_devices() -> int:
+  """Devices of this process."""
+  return jax.local_device_count()
+
+
 def process_count() -> int:
   return jax.process_count()
 
@@ -196,41 +201,48 @@ def replicate(tree: Any) -> Any:
   )
 
 
-def _whole() -> NamedSharding:
-  return NamedSharding(_sharding().mesh, PartitionSpec())
+def own_zeros(shape: Sequence[int], dtype: Any) -> jax.Array:
+  """Zeros [D, *shape], a part for each of this process's devices; made there, so that the host needs no memory."""
+  whole = (jax.local_device_count(), *shape)
+  return jax.block_until_ready(jax.jit(lambda: jnp.zeros(whole, dtype), out_shardings=_sharding())())
 
 
-def whole_zeros(shape: Sequence[int], dtype: Any) -> jax.Array:
-  """Zeros that each of this process's devices holds whole; made there, so that the host needs no memory for them."""
-  return jax.block_until_ready(jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=_whole())())
+def set_own_rows(array: jax.Array, rows: Sequence[np.ndarray], first: int) -> jax.Array:
+  """An array of `own_zeros` with rows[device] [n, ...] from row `first` of each part on, in the same memory.
 
-
-def set_rows(array: jax.Array, rows: np.ndarray, first: int) -> jax.Array:
-  """An array of `whole_zeros` with `rows` from row `first` on, in the same memory: the array given is then gone."""
+  The array given is then gone. `rows` may be the same array for several devices.
+  """
+  shape = (len(rows), len(rows[0]), *array.shape[2:])
+  sent = jax.make_array_from_callback(shape, _sharding(), lambda index: rows[index[0].start or 0][None])
   # Waits, so that what is sent does not pile up on the device.
-  return jax.block_until_ready(_set_rows(array, jax.device_put(rows, _whole()), jnp.int32(first)))
+  return jax.block_until_ready(_set_own_rows()(array, sent, jnp.int32(first)))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _set_rows(array: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array:
-  return jax.lax.dynamic_update_slice_in_dim(array, rows, first, axis=0)
+@functools.cache
+def _set_own_rows() -> Callable:
+  def on_one(array, rows, first):
+    return jax.lax.dynamic_update_slice_in_dim(array, rows, first, axis=1)
+
+  own = PartitionSpec(_AXIS)
+  specs = {'in_specs': (own, own, PartitionSpec()), 'out_specs': own}
+  return jax.jit(jax.shard_map(on_one, mesh=_sharding().mesh, **specs), donate_argnums=0)
 
 
-def with_whole(function: Callable) -> Callable:
-  """`function(whole, own)` on each of this process's devices at once, without a word to other processes.
+def with_own(function: Callable) -> Callable:
+  """`function` of each device's own parts, on all of this process's devices at once, without a word to other processes.
 
   Args:
-    function: of a tree of arrays that each device holds whole (`whole_zeros`), and one of this device's part (of
-      `shard`, without its leading device dimension) -> a tree of arrays.
+    function: of any trees of arrays without their leading device dimension -> a tree of arrays.
   Returns:
-    function of the trees of all devices -> arrays [D, ...], sharded as those of `shard`.
+    function of trees of arrays [D, ...], as of `own_zeros` or `shard` -> arrays [D, ...], sharded likewise.
   """
 
-  def on_one(whole, own):
-    return jax.tree.map(lambda x: x[None], function(whole, jax.tree.map(lambda x: x[0], own)))
+  def on_one(*trees):
+    # Not x[0]: a part may be nearly all of the memory, and squeezing copies nothing.
+    return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: jnp.squeeze(x, 0), trees)))
 
-  sharded = PartitionSpec(_AXIS)
-  return jax.jit(jax.shard_map(on_one, mesh=_sharding().mesh, in_specs=(PartitionSpec(), sharded), out_specs=sharded))
+  own = PartitionSpec(_AXIS)
+  return jax.jit(jax.shard_map(on_one, mesh=_sharding().mesh, in_specs=own, out_specs=own))
 
 
 def unreplicate(tree: Any) -> Any:

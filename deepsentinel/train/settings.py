@@ -77,6 +77,7 @@ _RULES: dict[str, Rule] = {
   'pretrain.probe_every_steps': _COUNT_OR_0,
   'pretrain.exclude_heldout': _BOOL,
   'pretrain.exclude_km': _NOT_NEGATIVE,
+  'pretrain.regions': _COUNT,
   'pretrain.sensor_dropout': _SHARE,
   'pretrain.masked_cloud': _SHARE,
   'pretrain.painted_cloud': _SHARE,
@@ -163,6 +164,12 @@ def check(config: Mapping[str, Any]) -> None:
       )
   if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2:
     raise ValueError('config.pretrain.batch_size is 1; contrastive learning needs negatives: a batch of 2 or more.')
+  regions, size = flat['pretrain.regions'], flat['pretrain.batch_size']
+  if size % regions:
+    raise ValueError(
+      f'config.pretrain.batch_size={size} does not divide over config.pretrain.regions={regions}; nearest that do: '
+      f'{", ".join(str(n) for n in (size // regions * regions, -(-size // regions) * regions) if n)}.'
+    )
   try:
     tile2vec.check(flat['pretrain.tile2vec.loss'], flat['pretrain.tile2vec.pooling'])
   except ValueError as e:

@@ -109,6 +109,29 @@ def test_index_restricts_all_views(records):
   assert pairs <= {(0, 1), (1, 0), (9, 8), (8, 9), (5, 8), (8, 5)}
 
 
+def test_each_region_gives_a_share_of_every_batch_from_itself(records):
+  regions = [np.array([0, 3, 4, 6, 9]), np.array([1, 2, 5, 7, 8])]
+  samplers = [sampler(records, region, max_distance_km=300) for region in regions]
+  found = take(records, 5, neighbours=samplers, regions=regions)  # two epochs of each region
+  for half, region in enumerate(regions):
+    shares = [batch['index'][2 * half : 2 * half + 2] for batch in found]
+    assert sorted(np.concatenate(shares)[:, 0]) == sorted([*region, *region])  # anchors
+    assert set(np.concatenate(shares).ravel()) <= set(region)
+    assert len({tuple(share[:, 0]) for share in shares}) > 1
+  parts = [take(records, 5, neighbours=samplers, regions=regions, process_index=i, process_count=2) for i in (0, 1)]
+  for whole, *own in zip(found, *parts, strict=True):
+    np.testing.assert_array_equal(whole['s2'], np.concatenate([part['s2'] for part in own]))
+  assert_same(take(records, 3, neighbours=samplers, regions=regions, start_step=2), found[2:])
+  # The streams of two regions differ, else equal regions would draw the same.
+  twice = take(records, 1, views='single', batch_size=8, regions=[regions[0], regions[0]])[0]
+  assert (twice['row'][:4] != twice['row'][4:]).any()
+
+
+def test_a_batch_that_regions_do_not_divide(records):
+  with pytest.raises(ValueError, match='Batch size 4 does not divide over 3 regions'):
+    take(records, 1, views='single', regions=[np.arange(3)] * 3)
+
+
 def test_pair_without_sampler_is_two_crops_of_one_patch(records):
   (batch,) = take(records, 1, views='pair')
   assert (batch['index'][:, 0] == batch['index'][:, 1]).all()

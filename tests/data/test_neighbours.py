@@ -90,6 +90,21 @@ def test_distant_is_uniform_over_all_that_are_no_neighbours():
   assert chi_square(drawn, np.array([0.2] * 5 + [0])) > 1e-3
 
 
+def test_samplers_of_regions_are_told_of_together():
+  # Within 0.25 degrees: 0-1 and 1-2.
+  whole = line_sampler(law='uniform', max_distance_km=0.25 * 111.32)
+  parts = [
+    neighbours.NeighbourSampler.from_points(LINE_LON[p], LINE_LAT[p], law='uniform', max_distance_km=0.25 * 111.32)
+    for p in (slice(4), slice(4, 6))
+  ]
+  apart, together = whole.realised(), neighbours.realised(parts)
+  assert together.keys() == apart.keys()
+  for name in ('mean_km', 'without_neighbour', 'mean_neighbours'):  # no neighbours are cut apart
+    assert together[name] == pytest.approx(apart[name])
+  assert math.isnan(together['same_acquisition'])  # unknown
+  assert together['without_neighbour'] == pytest.approx(3 / 6)
+
+
 def test_an_anchor_without_neighbour_gets_itself():
   sampler = line_sampler()
   assert sampler.draw_neighbour(np.array([5, 4]), neighbours.generator(0, 'test', 0)).tolist() == [5, 4]

@@ -41,6 +41,21 @@ def test_folds_share_no_block_and_keep_their_distance():
     subsets.spatial_folds(table, fold_of, 900.0)
 
 
+def test_regions_are_places_that_lie_together():
+  # Eight points in each quarter of the globe: the first four stretches of a Hilbert curve are its quarters.
+  rng = np.random.default_rng(0)
+  east, north = rng.permutation(np.tile([[0, 0], [0, 1], [1, 0], [1, 1]], (8, 1))).T
+  lon, lat = rng.uniform(1, 179, 32) - 180 * (1 - east), rng.uniform(1, 89, 32) - 90 * (1 - north)
+  quarters = {tuple(np.flatnonzero((east == e) & (north == n))) for e in (0, 1) for n in (0, 1)}
+  assert {tuple(region) for region in subsets.regions(lon, lat, 4)} == quarters
+  for count in (1, 3, 5, 32):
+    regions = subsets.regions(lon, lat, count)
+    assert sorted(np.concatenate(regions)) == list(range(32))
+    assert {len(region) for region in regions} <= {32 // count, -(-32 // count)}
+  with pytest.raises(ValueError, match='32 patches cannot be cut into 33 regions; allowed are 1 to 32'):
+    subsets.regions(lon, lat, 33)
+
+
 def test_joined_splits_read_as_their_parts():
   directory = tiny_records.tiny_records()
   parts = [records.RecordSet(directory, split) for split in ('train', 'validation')]

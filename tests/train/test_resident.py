@@ -100,6 +100,34 @@ def test_joined_splits_are_held_as_one():
   np.testing.assert_array_equal(parallel.unshard(placed['corine']), RECORDS.arrays['corine'][[6, 3, 3, 6]])
 
 
+@pytest.mark.parametrize(('local', 'processes'), [(1, 1), (4, 1), (2, 3)])
+@pytest.mark.parametrize('regions', [1, 2, 3, 4, 8])
+def test_a_device_holds_what_its_share_of_a_batch_is_of(monkeypatch, local, processes, regions):
+  batch = 24
+  numbers = np.array_split(np.arange(20, 60), regions)
+  region_of = np.repeat(np.arange(regions), batch // regions)  # of each example
+  monkeypatch.setattr(parallel, 'local_devices', lambda: local)
+  monkeypatch.setattr(parallel, 'process_count', lambda: processes)
+  for process in range(processes):
+    monkeypatch.setattr(parallel, 'process_index', lambda process=process: process)
+    parts = resident.parts_of(numbers)
+    assert len(parts) == local
+    for device, part in enumerate(parts):
+      own = np.arange(batch).reshape(processes, local, -1)[process, device]
+      np.testing.assert_array_equal(part, np.concatenate([numbers[r] for r in np.unique(region_of[own])]))
+
+
+def test_regions_of_unequal_length_are_held_by_a_device_each(monkeypatch):
+  monkeypatch.setattr(resident, '_CHUNK_BYTES', 4 * 2 * 12 * 12 * 2 * 2)  # two patches of two bands for each device
+  regions = [np.array(numbers) for numbers in ([5, 0], [6], [1, 2, 3], [4])]
+  source = resident.Source.of(RECORDS, np.arange(7), ('s2', 's1'), 12, regions)
+  assert source.nbytes == 3 * 12 * 12 * (2 + 1) * 2  # the longest of them
+  everything = {'index': np.array([[0], [5], [6], [6], [3], [1], [4], [4]], np.int32)}
+  placed, _ = source.load(progress=False).place(everything | {k: 0 * everything['index'] for k in ('row', 'col')})
+  for name in ('s2', 's1'):
+    np.testing.assert_array_equal(parallel.unshard(placed[name]), RECORDS.arrays[name][everything['index']])
+
+
 def test_records_at_a_url_are_read_once(tmp_path, monkeypatch):
   monkeypatch.setenv('DEEPSENTINEL_CACHE', str(tmp_path / 'cache'))
   name, prepared = 'deepsentinel_labelled/custom/1.0.0', tiny_records.tiny_records(labelled=True)
@@ -150,7 +178,7 @@ def stage_of(objective: str, mode: str, workdir, **changes) -> loop.Stage:
     ('none', {}),  # label maps, of part of the patches
     ('none', {'finetune.folds': 2, 'pretrain.exclude_km': 0.0, 'finetune.target': 'osm'}),
     ('vae', {}),
-    ('tile2vec', {'pretrain.batch_size': 8, 'pretrain.accumulate': 2}),
+    ('tile2vec', {'pretrain.batch_size': 8, 'pretrain.accumulate': 2, 'pretrain.regions': 2}),
     ('contrastive', {'pretrain.masked_cloud': 0.5}),
   ],
 )
@@ -160,6 +188,10 @@ def test_four_devices_end_with_the_same_weights(tmp_path, objective, changes):
     stage = stage_of(objective, mode, tmp_path / mode, **changes)
     outcome = loop.train(stage, progress_bar=False)
     assert (outcome.resident_bytes > 0) == (mode == 'always')
+    if mode == 'always' and changes.get('pretrain.regions'):
+      whole = dataclasses.replace(stage.held, parts=(np.unique(np.concatenate(stage.held.parts)),) * 4)
+      assert len(whole.parts[0]) == stage.examples
+      assert outcome.resident_bytes == -(-stage.examples // 2) * whole.nbytes // stage.examples
     found[mode] = checkpoint.load_trained(stage.directory)
   assert found['never'].step == STEPS
   assert found['never'].sha256 == found['always'].sha256
@@ -220,15 +252,22 @@ def test_always_with_records_that_do_not_fit(monkeypatch, tmp_path):
   monkeypatch.setattr(resident, 'free_memory', lambda: ('NVIDIA H100', 100_000))
   with pytest.raises(ValueError, match=(
     r"config.data.resident is 'always', but the patches of config.finetune take 0.000 GB on each device, and NVIDIA "
-    r'H100 has 0.000 GB free for it. Pass --config.data.resident=auto'
+    r'H100 has 0.000 GB free for it. Pass --config.data.resident=auto, which streams what does not fit, or never; no '
+    r'result depends on it.$'
   )):  # fmt: skip
     experiment.run(config_of('vae', 'always'), tmp_path / 'run', progress_bar=False)
+  source = resident.Source.of(RECORDS, np.arange(4), ('s2',), 5)
+  monkeypatch.setattr(resident, 'free_memory', lambda: ('NVIDIA H100', 1000))
+  with pytest.raises(ValueError, match=(
+    r'config.pretrain take .* Or let each device hold a region, .*: --config.pretrain.regions=4.$'
+  )):  # fmt: skip
+    resident.choose('always', [('pretrain', source)])
   assert not (tmp_path / 'run').exists()
 
 
 def test_what_auto_chooses(monkeypatch):
   source = resident.Source.of(RECORDS, np.arange(4), ('s2',), 5)  # 4 * 12 * 12 * 2 bands of 2 bytes
-  named = [('pretrain', dataclasses.replace(source, numbers=np.arange(2))), ('finetune', source)]
+  named = [('pretrain', dataclasses.replace(source, parts=(np.arange(2),) * 4)), ('finetune', source)]
   assert source.nbytes == 2304
   assert resident.choose('auto', named) == ()  # a CPU
   assert set(resident.choose('always', named)) == {'pretrain', 'finetune'}

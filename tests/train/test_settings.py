@@ -68,6 +68,11 @@ def test_an_unknown_size_is_named():
     ({'finetune__learning_rate': -1e-3}, 'config.finetune.learning_rate is -0.001; allowed: a number above 0'),
     ({'finetune__learning_rate': float('nan')}, 'config.finetune.learning_rate is nan'),
     ({'data__crop_px': 100}, 'config.data.crop_px is 100; allowed: a multiple of 16 pixels'),
+    ({'pretrain__regions': 0}, 'config.pretrain.regions is 0; allowed'),
+    (
+      {'pretrain__regions': 3, 'pretrain__batch_size': 1024},
+      'does not divide over config.pretrain.regions=3; nearest that do: 1023, 1026.',
+    ),
     ({'data__resident': 'gpu'}, "config.data.resident is 'gpu'; allowed: one of never, auto, always"),
     ({'pretrain__sensor_dropout': 1.5}, 'config.pretrain.sensor_dropout is 1.5; allowed: a probability'),
     ({'finetune__target': 'corine_level0'}, "config.finetune.target is 'corine_level0'; allowed: one of corine_level1"),
