@@ -59,6 +59,7 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.sensor_dropout = 0.0  # probability that an example loses one of its sensors
   config.pretrain.masked_cloud = 0.0  # ... that it loses optical pixels, as those a cloud mask takes
   config.pretrain.painted_cloud = 0.0  # ... that cloud is painted over its optical bands, and not masked
+  config.pretrain.cloud_shadow = 0.0  # ... that the shadow of clouds darkens a part of them
 
   config.pretrain.vae = ml_collections.ConfigDict()
   config.pretrain.vae.kl_weight = 0.1  # 1: the evidence lower bound with unit noise; 0: none, as the paper's code
@@ -102,6 +103,7 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.finetune.sensor_dropout = 0.0
   config.finetune.masked_cloud = 0.0
   config.finetune.painted_cloud = 0.0
+  config.finetune.cloud_shadow = 0.0
   config.finetune.label_fraction = 1.0  # of the train and validation patches; nested, the same for every method
   config.finetune.folds = 0  # k: cross-validate over spatial folds of train and validation instead of testing
 

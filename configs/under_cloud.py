@@ -16,6 +16,7 @@ def get_config(size: str = 'paper'):
   config.finetune.sensor_dropout = 0.5
   config.finetune.masked_cloud = 0.3
   config.finetune.painted_cloud = 0.4
+  config.finetune.cloud_shadow = 0.6
   config.finetune.schedule = 'cosine'
   if size == 'small':
     # So many cases take longer to learn than one does: after 1,500 steps both together fell behind the radar alone.

@@ -291,7 +291,7 @@ def prepare_inputs(config: dict[str, Any], data: Data, spec: sensors.SensorSpec,
   return inputs.Prepare(
     records=spec, bands=data.spec.bands, mean=data.statistics.mean, std=data.statistics.std, seed=config['seed'],
     sensor_dropout=own['sensor_dropout'], masked_cloud=own['masked_cloud'], painted_cloud=own['painted_cloud'],
-    **extra,
+    cloud_shadow=own['cloud_shadow'], **extra,
   )  # fmt: skip
 
 

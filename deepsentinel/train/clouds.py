@@ -1,8 +1,9 @@
-"""Clouds over training examples, as pure functions on the device: masked away, or painted over the optical bands.
+"""Clouds over training examples, as pure functions on the device: masked away, painted over the optical bands, or their
+shadow alone.
 
-So a model learns both cases that an archive has: pixels that a cloud mask took, which are missing, and cloud that
-nobody masked. Shapes are those of smooth noise. They are meant to be as varied as clouds are, not to be those of one
-simulator: a model is never shown SyntheticEarth's own.
+So a model learns what an archive has: pixels that a cloud mask took, which are missing, cloud that nobody masked, and
+the shadow of clouds that stand elsewhere, mostly outside of the patch. Shapes are those of smooth noise. They are meant
+to be as varied as clouds are, not to be those of one simulator: a model is never shown SyntheticEarth's own.
 """
 
 import jax
@@ -18,6 +19,12 @@ _OCTAVES = ((5, 1.0), (11, 0.4))
 _RIM = 0.5
 # Water and ice absorb in the short-wave infrared, and vapour above the cloud at 945 nm: (least, most) that is left.
 _LEFT = {'B9': (0.6, 1.0), 'B11': (0.3, 0.9), 'B12': (0.15, 0.8)}
+# Sky light, which is what a shadow has left of all light, (least, most): the sky scatters less the longer the wave.
+_SKY_LIGHT = {
+  'B1': (0.30, 0.60), 'B2': (0.25, 0.55), 'B3': (0.20, 0.45), 'B4': (0.15, 0.40), 'B5': (0.15, 0.35),
+  'B6': (0.12, 0.35), 'B7': (0.12, 0.35), 'B8': (0.10, 0.30), 'B8A': (0.10, 0.30), 'B9': (0.10, 0.30),
+  'B11': (0.05, 0.25), 'B12': (0.05, 0.20),
+}  # fmt: skip
 _BRIGHTNESS = (0.3, 1.0)  # reflectance of a cloud top in the visible and near infrared
 
 
@@ -74,6 +81,29 @@ def paint(keys: Array, values: Array, bands: tuple[str, ...], probability: float
   opacity, reflectance = _for_each_view(cloud, keys, views)
   painted = values + opacity[..., None] * (reflectance - values)
   return jnp.where(optical, painted, values)
+
+
+def shade(keys: Array, values: Array, bands: tuple[str, ...], probability: float) -> Array:
+  """Optical reflectance with the shadow of clouds over a part in the shape of cloud, with a soft rim.
+
+  Args:
+    keys, values, bands: as `paint`.
+    probability: that a view has such a part; its share is then uniform.
+  Returns:
+    f32 [B, V, H, W, C].
+  """
+  _, views, height, width, _ = values.shape
+  least, most = np.array([_SKY_LIGHT.get(band, (1.0, 1.0)) for band in bands]).T  # radar needs no light
+
+  def left(key: Array) -> Array:
+    """Share of the light [H, W, C]."""
+    field_key, share_key, whether_key, sky_key = jax.random.split(key, 4)
+    noise, share = _noise(field_key, height, width), jax.random.uniform(share_key)
+    depth = jnp.clip((noise - jnp.quantile(noise, 1 - share)) / _RIM, 0, 1)
+    depth *= jax.random.uniform(whether_key) < probability
+    return 1 - depth[..., None] * (1 - least - (most - least) * jax.random.uniform(sky_key))
+
+  return values * _for_each_view(left, keys, views)
 
 
 def _noise(key: Array, height: int, width: int) -> Array:

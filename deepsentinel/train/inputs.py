@@ -26,6 +26,7 @@ class Prepare:
     masked_cloud: probability that a view loses the optical pixels of a part in the shape of cloud, in training; of
       those alone that sensor dropout left their radar.
     painted_cloud: probability that cloud is painted over a part of a view's optical bands, likewise.
+    cloud_shadow: probability that the shadow of clouds darkens a part of a view's optical bands, in training.
     curriculum: jitter and band dropout in training; None does without.
     epochs_per_step: what the curriculum counts in.
     label_field: of the records; '' without labels.
@@ -41,6 +42,7 @@ class Prepare:
   sensor_dropout: float = 0.0
   masked_cloud: float = 0.0
   painted_cloud: float = 0.0
+  cloud_shadow: float = 0.0
   curriculum: augment.Curriculum | None = None
   epochs_per_step: float = 0.0
   label_field: str = ''
@@ -79,6 +81,8 @@ class Prepare:
       # A view that lost its radar is left the ground to look at: of cloud alone it would learn nothing.
       open_sky = (present & ~kept & radar).any(-1)[:, :, None, None]
       present = kept
+      if self.cloud_shadow > 0:
+        values = clouds.shade(keys('cloud_shadow'), values, self.bands, self.cloud_shadow)
       if self.painted_cloud > 0:
         painted = clouds.paint(keys('painted_cloud'), values, self.bands, self.painted_cloud)
         values = jnp.where(open_sky[..., None], values, painted)

@@ -73,6 +73,35 @@ def test_a_third_of_the_painted_views_are_overcast_and_the_others_of_any_share()
   assert (seen < 0.01).mean() > 0.2
 
 
+def test_shadow_darkens_less_the_shorter_the_wave_and_never_the_radar():
+  keys = rngs.example_keys(rngs.stream_key(0, 'x', 0), 0, 400)
+  values = np.full((400, 2, 32, 32, len(BANDS)), 0.2, np.float32)
+  values[..., -1] = -12
+  shade = jax.jit(clouds.shade, static_argnums=(2, 3))
+  left = np.asarray(shade(keys, values, BANDS, 0.5)) / values
+  np.testing.assert_array_equal(left[..., -1], 1)
+  blue, infrared, short_wave = left[..., 0], left[..., 1], left[..., 3]
+  some = blue.min((2, 3)) < 1
+  assert abs(some.mean() - 0.5) < 0.08
+  np.testing.assert_array_equal(blue[~some], 1)
+  assert blue.min() >= 0.25 - 1e-6  # sky light alone
+  assert short_wave.min() < 0.1
+  assert (infrared <= blue).all()
+  assert (short_wave <= infrared).all()
+  share = (blue < 1).mean((2, 3))[some]
+  np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.1)
+  np.testing.assert_array_equal(shade(keys, values, BANDS, 0.0), values)
+  np.testing.assert_allclose(clouds.shade(keys[396:], values[396:], BANDS, 0.5), left[396:] * values[396:], rtol=1e-5)
+  # In training alone, before standardising.
+  batch = {k: jax.numpy.asarray(v) for k, v in tiny_model.host_batch(0, 8, 1, labels=True).items()}
+  prepare = tiny_model.prepare(labels=True)
+  plain, shaded = (dataclasses.replace(prepare, cloud_shadow=p)(batch, 0, train=True) for p in (0.0, 1.0))
+  np.testing.assert_array_equal(plain['valid'], shaded['valid'])
+  np.testing.assert_array_equal(plain['images'][..., 3:], shaded['images'][..., 3:])
+  assert (np.asarray(shaded['images'] <= plain['images'])[..., :3]).all()
+  assert (np.asarray(shaded['images'] < plain['images'])[..., :3].any((1, 2, 3, 4))).all()
+
+
 def test_painting_is_the_same_for_an_example_in_any_batch():
   keys = rngs.example_keys(rngs.stream_key(0, 'x', 0), 0, 8)
   values = np.random.default_rng(0).uniform(0, 0.4, (8, 2, 16, 16, len(BANDS))).astype(np.float32)
