@@ -1,5 +1,6 @@
 """One checkpoint for Sentinel-1 alone, Sentinel-2 alone and both: in training, examples lose one of their sensors, or
-the part of their optical pixels that a cloud mask would take, or are seen through cloud that nobody masked.
+the part of their optical pixels that a cloud mask would take, are seen through cloud that nobody masked, or lie in its
+shadow.
 
 What `python -m deepsentinel.evaluate clouds` measures. Everything else is configs/t2v_resnet18attn.py.
 
