@@ -32,18 +32,19 @@ ENVIRONMENT = {
   'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '', 'NO_GCE_CHECK': 'true', 'TF_CPP_MIN_LOG_LEVEL': '3',
   'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH', '')])),
 }  # fmt: skip
-# Libraries and our modules without flags: a module of flags can be loaded once only, by the command itself.
+# Libraries and our modules without flags: a module of flags can be loaded once only, by the command itself. Many are
+# loaded by the functions that need them.
 _PRELOAD = [
-  'tensorflow',
-  'tensorflow_datasets',
-  'geopandas',
-  'pyogrio',
-  'deepsentinel.experiment',
-  'deepsentinel.embedding.scene',
-  'deepsentinel.report.html',
-  'grain.python',
-  'sklearn.ensemble',
-]
+  'tensorflow', 'tensorflow_datasets', 'geopandas', 'pyogrio', 'osmium', 'rasterio.features', 'rasterio.warp',
+  'grain.python', 'jax.experimental', 'jinja2', 'lmdb', 'safetensors.numpy', 'tensorboardX', 'sklearn.ensemble',
+  'sklearn.linear_model', 'sklearn.metrics', 'sklearn.neighbors', 'matplotlib.backends.backend_agg',
+  'matplotlib.figure', 'deepsentinel.corpus.beam', 'deepsentinel.corpus.publish', 'deepsentinel.corpus.sample',
+  'deepsentinel.embedding.area', 'deepsentinel.embedding.detection', 'deepsentinel.embedding.levels',
+  'deepsentinel.embedding.scenes', 'deepsentinel.embedding.similar', 'deepsentinel.evaluate.output',
+  'deepsentinel.evaluate.run', 'deepsentinel.experiment', 'deepsentinel.export.folder', 'deepsentinel.report.html',
+  'deepsentinel.sources.synthetic', 'deepsentinel.sources.syntheticearth.corinemap',
+  'deepsentinel.sources.syntheticearth.streetmap',
+]  # fmt: skip
 # Objects made between two collections of Python's garbage: tracing makes millions that are in use, and looking through
 # them every 700 takes a tenth of a run.
 GARBAGE = (50_000, 20, 100)

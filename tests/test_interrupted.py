@@ -26,6 +26,8 @@ FETCH = (
   'deepsentinel.corpus', '--config=configs/corpora/demo_labelled.py', f'--config.patches={PATCHES}',
   '--config.patch_px=64', '--config.split.method=shared', '--config.workers=2',
 )  # fmt: skip
+# By the process that was started: no number depends on it, and a corpus may go on with another number of workers.
+ALONE = '--config.workers=1'
 STEPS, EVERY = 6, 2
 TRAIN = (
   'deepsentinel.main', '--config=configs/quickstart.py', '--noprogress', '--config.data.crop_px=32',
@@ -72,7 +74,7 @@ def whole(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def sampled(whole) -> pathlib.Path:
-  succeed(*FETCH, f'--out={whole}/corpus')
+  succeed(*FETCH, ALONE, f'--out={whole}/corpus')
   return whole / 'corpus'
 
 
@@ -114,7 +116,7 @@ def test_fetch(sampled, tmp_path):
   assert not half.card['complete']
   assert 'is not sampled to its end' in commands.run(*build(folder, tmp_path / 'tfds')).error
   before = {i: trials.snapshot(folder / 'patches' / i) for i in done}
-  succeed(*command)
+  succeed(*command, ALONE)
   assert_same_corpus(folder, sampled)
   assert {i: trials.snapshot(folder / 'patches' / i) for i in done} == before, 'a patch was fetched again'
 
@@ -130,7 +132,7 @@ def test_a_worker_of_the_fetch_dies(sampled, tmp_path):
   done = list(corpus.Corpus(folder).manifest().query('state == "done"')['id'])
   assert 1 <= len(done) < PATCHES
   before = {i: trials.snapshot(folder / 'patches' / i) for i in done}
-  succeed(*command)
+  succeed(*command, ALONE)
   assert_same_corpus(folder, sampled)
   assert {i: trials.snapshot(folder / 'patches' / i) for i in done} == before, 'a patch was fetched again'
   shown = 'python -m deepsentinel.corpus, and kill -9 of one of its worker processes'
