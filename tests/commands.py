@@ -36,7 +36,7 @@ ENVIRONMENT = {
 # loaded by the functions that need them.
 _PRELOAD = [
   'tensorflow', 'tensorflow_datasets', 'geopandas', 'pyogrio', 'osmium', 'rasterio.features', 'rasterio.warp',
-  'grain.python', 'jax.experimental', 'jinja2', 'lmdb', 'safetensors.numpy', 'tensorboardX', 'sklearn.ensemble',
+  'grain.python', 'jax.experimental', 'jinja2', 'lmdb', 'safetensors.numpy', 'sklearn.ensemble',
   'sklearn.linear_model', 'sklearn.metrics', 'sklearn.neighbors', 'matplotlib.backends.backend_agg',
   'matplotlib.figure', 'deepsentinel.corpus.beam', 'deepsentinel.corpus.publish', 'deepsentinel.corpus.sample',
   'deepsentinel.embedding.area', 'deepsentinel.embedding.detection', 'deepsentinel.embedding.levels',

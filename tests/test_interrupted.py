@@ -19,7 +19,7 @@ import rasterio
 from deepsentinel import corpus
 from deepsentinel.data import records
 from deepsentinel.train import checkpoint
-from tests import commands, trials
+from tests import commands, tiny_records, trials
 
 PATCHES = 6
 FETCH = (
@@ -29,9 +29,10 @@ FETCH = (
 # By the process that was started: no number depends on it, and a corpus may go on with another number of workers.
 ALONE = '--config.workers=1'
 STEPS, EVERY = 6, 2
+# The programs of test_main.py, on the same records: compiled once for both.
 TRAIN = (
   'deepsentinel.main', '--config=configs/quickstart.py', '--noprogress', '--config.data.crop_px=32',
-  '--config.encoder.name=resnet10', '--config.encoder.width=8', '--config.pretrain.exclude_heldout=False',
+  '--config.encoder.name=resnet10', '--config.encoder.width=8', '--config.pretrain.tile2vec.max_distance_km=10',
   '--config.pretrain.batch_size=4', f'--config.pretrain.duration.steps={STEPS}', '--config.finetune.batch_size=4',
   '--config.pretrain.sensor_dropout=0.3', f'--config.finetune.duration.steps={STEPS}', '--config.log_every_steps=3',
   '--config.finetune.validate_every_steps=3', '--config.evaluation.batch_size=4',
@@ -94,9 +95,10 @@ def prepared(sampled, whole) -> pathlib.Path:
 
 
 @pytest.fixture(scope='module')
-def training(prepared) -> tuple[str, ...]:
-  """The command that trains, without its --workdir; it pretrains and fine-tunes on the same records."""
-  return (*TRAIN, f'--config.data.labelled={prepared}', f'--config.data.unlabelled={prepared}')
+def training() -> tuple[str, ...]:
+  """The command that trains, without its --workdir."""
+  kinds = {kind: tiny_records.tiny_records(labelled=kind == 'labelled') for kind in ('labelled', 'unlabelled')}
+  return (*TRAIN, *(f'--config.data.{kind}={prepared}' for kind, prepared in kinds.items()))
 
 
 @pytest.fixture(scope='module')
