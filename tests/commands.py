@@ -1,9 +1,10 @@
 """The project's commands as a user runs them, in processes of their own.
 
 They are forked from a server that has the libraries loaded (the standard library's fork server), so that a trial costs
-what the command does and not the seconds of starting Python.
+what the command does and not the seconds of starting Python. `served` does the same for those that a script starts.
 """
 
+import contextlib
 import dataclasses
 import gc
 import multiprocessing
@@ -13,8 +14,10 @@ import runpy
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import connection
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TFDS = 'tensorflow_datasets.scripts.cli.main'  # what `tfds` runs
@@ -29,21 +32,24 @@ ENVIRONMENT = {
   'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '', 'NO_GCE_CHECK': 'true', 'TF_CPP_MIN_LOG_LEVEL': '3',
   'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH', '')])),
 }  # fmt: skip
-# Libraries and our modules without flags: a module of flags can be loaded once only, by the command itself.
+# Libraries and our modules without flags: a module of flags can be loaded once only, by the command itself. Many are
+# loaded by the functions that need them.
 _PRELOAD = [
-  'tensorflow',
-  'tensorflow_datasets',
-  'geopandas',
-  'pyogrio',
-  'deepsentinel.experiment',
-  'deepsentinel.embedding.scene',
-  'deepsentinel.report.html',
-  'grain.python',
-  'sklearn.ensemble',
-]
+  'tensorflow', 'tensorflow_datasets', 'geopandas', 'pyogrio', 'osmium', 'rasterio.features', 'rasterio.warp',
+  'grain.python', 'jax.experimental', 'jinja2', 'lmdb', 'safetensors.numpy', 'sklearn.ensemble',
+  'sklearn.linear_model', 'sklearn.metrics', 'sklearn.neighbors', 'matplotlib.backends.backend_agg',
+  'matplotlib.figure', 'deepsentinel.corpus.beam', 'deepsentinel.corpus.publish', 'deepsentinel.corpus.sample',
+  'deepsentinel.embedding.area', 'deepsentinel.embedding.detection', 'deepsentinel.embedding.levels',
+  'deepsentinel.embedding.scenes', 'deepsentinel.embedding.similar', 'deepsentinel.evaluate.output',
+  'deepsentinel.evaluate.run', 'deepsentinel.experiment', 'deepsentinel.export.folder', 'deepsentinel.report.html',
+  'deepsentinel.sources.synthetic', 'deepsentinel.sources.syntheticearth.corinemap',
+  'deepsentinel.sources.syntheticearth.streetmap',
+]  # fmt: skip
 # Objects made between two collections of Python's garbage: tracing makes millions that are in use, and looking through
 # them every 700 takes a tenth of a run.
 GARBAGE = (50_000, 20, 100)
+# How a process ended can be read once only, and every start looks whether others have: one thread at a time.
+_ASKING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,9 @@ class Finished:
     return lines[0]
 
 
-def _become(module: str, arguments: list[str], cwd: str, environment: dict[str, str], out: str, err: str) -> None:
+def _become(
+  module: str, arguments: Sequence[str], cwd: str, environment: Mapping[str, str], out: str, err: str
+) -> None:
   """In the forked process: python -m MODULE ARGUMENTS >> OUT 2>> ERR, in a process group of its own."""
   os.setsid()
   for number, path in ((1, out), (2, err)):
@@ -82,6 +90,60 @@ def _become(module: str, arguments: list[str], cwd: str, environment: dict[str, 
     sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
+def _start(*command: object) -> multiprocessing.process.BaseProcess:
+  """A process of its own for the arguments of `_become`."""
+  context = multiprocessing.get_context('forkserver')
+  context.set_forkserver_preload(_PRELOAD)
+  process = context.Process(target=_become, args=command)
+  with _ASKING:
+    process.start()
+  return process
+
+
+def _ended(process: multiprocessing.process.BaseProcess, limit_s: float | None = 0) -> bool:
+  """Whether a process ends within `limit_s`; None waits for it."""
+  connection.wait([process.sentinel], limit_s)
+  with _ASKING:
+    return not process.is_alive()
+
+
+@contextlib.contextmanager
+def served() -> Iterator[dict[str, str]]:
+  """Variables of the environment under which commands that a script starts are forked from the server too.
+
+  `python -m deepsentinel.main` in a shell script then begins as any process does, and hands over before it has loaded
+  anything (served/sitecustomize.py). If it is killed, so is what it stands for.
+  """
+  with tempfile.TemporaryDirectory() as folder, connection.Listener(f'{folder}/socket') as listener:
+    accepting = threading.Thread(target=_serve, args=(listener,))
+    accepting.start()
+    path = filter(None, [str(ROOT / 'tests' / 'served'), str(ROOT), os.environ.get('PYTHONPATH', '')])
+    yield {'DEEPSENTINEL_TESTS': str(listener.address), 'PYTHONPATH': os.pathsep.join(path)}
+    with connection.Client(listener.address) as last:
+      last.send(None)
+    accepting.join()
+
+
+def _serve(listener: connection.Listener) -> None:
+  while True:
+    asking = listener.accept()
+    command = asking.recv()
+    if command is None:
+      break
+    threading.Thread(target=_attend, args=(asking, command)).start()
+
+
+def _attend(asking: connection.Connection, command: Sequence[object]) -> None:
+  """Starts a command and tells the one that asked how it ended."""
+  process = _start(*command)
+  if asking in connection.wait([asking, process.sentinel]) and not _ended(process):
+    os.killpg(process.pid, signal.SIGKILL)
+  _ended(process, None)
+  with contextlib.suppress(BrokenPipeError):
+    asking.send(process.exitcode if process.exitcode >= 0 else 128 - process.exitcode)
+  asking.close()
+
+
 class Running:
   """A command that was started: `python -m MODULE ARGUMENTS`.
 
@@ -96,15 +158,8 @@ class Running:
     self.command = ' '.join([module, *map(str, arguments)])
     self._folder = tempfile.TemporaryDirectory()
     self._out, self._err = (pathlib.Path(self._folder.name, name) for name in ('out', 'err'))
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(_PRELOAD)
-    self._process = context.Process(
-      target=_become,
-      args=(
-        module, [str(a) for a in arguments], str(cwd), {**ENVIRONMENT, **environment}, str(self._out), str(self._err),
-      ),
-    )  # fmt: skip
-    self._process.start()
+    words, variables = [str(a) for a in arguments], {**ENVIRONMENT, **environment}
+    self._process = _start(module, words, str(cwd), variables, str(self._out), str(self._err))
 
   @property
   def pid(self) -> int:
@@ -113,12 +168,11 @@ class Running:
 
   @property
   def ended(self) -> bool:
-    return not self._process.is_alive()
+    return _ended(self._process)
 
   def finish(self, limit_s: float = 300) -> Finished:
     """Waits for the end; after `limit_s` it is killed and a TimeoutError raised."""
-    self._process.join(limit_s)
-    if self._process.is_alive():
+    if not _ended(self._process, limit_s):
       os.killpg(self.pid, signal.SIGKILL)
       raise TimeoutError(f'{self.command} runs for {limit_s} s')
     return Finished(self._process.exitcode or 0, self._out.read_text(), self._err.read_text())

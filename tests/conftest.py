@@ -40,6 +40,13 @@ def real_data() -> pathlib.Path:
   return path
 
 
+@pytest.fixture(scope='session')
+def served():
+  """Variables under which the commands of a script cost no start of Python; see `commands.served`."""
+  with commands.served() as variables:
+    yield variables
+
+
 # Files that take minutes: begun first, so that no process ends the suite alone with one of them.
 _LONGEST = (
   'test_readme.py', 'test_interrupted.py', 'test_grid.py', 'test_main.py', 'test_slurm.py', 'test_real_data.py',

@@ -156,7 +156,7 @@ _SETTINGS = {
 
 
 @pytest.mark.slow
-def test_a_grid_with_a_run_that_fails_ends_and_resumes(tmp_path):
+def test_a_grid_with_a_run_that_fails_ends_and_resumes(tmp_path, served):
   labelled, unlabelled = (str(tiny_records.tiny_records(labelled=x)) for x in (True, False))
   files = {'tile2vec': labelled, 'absent': '/absent'}
   for name, records in files.items():
@@ -167,7 +167,7 @@ def test_a_grid_with_a_run_that_fails_ends_and_resumes(tmp_path):
     'launch.grid', '--configs=' + ','.join(str(tmp_path / f'{name}.py') for name in files), '--fractions=0.5,1',
     '--jobs=2', f'--out={out}', *(f'--set={key}={value}' for key, value in _SETTINGS.items()),
   ]  # fmt: skip
-  end = commands.run(*arguments)
+  end = commands.run(*arguments, **served)
   states = {line.split()[1]: line.split()[0] for line in end.out.splitlines()[1:-1]}
   assert states == {
     'tile2vec_seed0_fraction1.0': 'finished', 'tile2vec_seed0_fraction0.5': 'finished',
@@ -184,7 +184,7 @@ def test_a_grid_with_a_run_that_fails_ends_and_resumes(tmp_path):
   assert [run['name'] for run in json.loads((out / 'grid.json').read_text())] == list(states)
 
   logs = {name: (out / f'logs/{name}.log').read_text() for name, s in states.items() if s == 'finished'}
-  again = commands.run(*arguments)
+  again = commands.run(*arguments, **served)
   assert again.code == 1
   assert again.out.splitlines()[-1] == '2 finished, 1 failed, 1 skipped'
   assert logs == {name: (out / f'logs/{name}.log').read_text() for name in logs}

@@ -19,17 +19,20 @@ import rasterio
 from deepsentinel import corpus
 from deepsentinel.data import records
 from deepsentinel.train import checkpoint
-from tests import commands, trials
+from tests import commands, tiny_records, trials
 
 PATCHES = 6
 FETCH = (
   'deepsentinel.corpus', '--config=configs/corpora/demo_labelled.py', f'--config.patches={PATCHES}',
   '--config.patch_px=64', '--config.split.method=shared', '--config.workers=2',
 )  # fmt: skip
+# By the process that was started: no number depends on it, and a corpus may go on with another number of workers.
+ALONE = '--config.workers=1'
 STEPS, EVERY = 6, 2
+# The programs of test_main.py, on the same records: compiled once for both.
 TRAIN = (
   'deepsentinel.main', '--config=configs/quickstart.py', '--noprogress', '--config.data.crop_px=32',
-  '--config.encoder.name=resnet10', '--config.encoder.width=8', '--config.pretrain.exclude_heldout=False',
+  '--config.encoder.name=resnet10', '--config.encoder.width=8', '--config.pretrain.tile2vec.max_distance_km=10',
   '--config.pretrain.batch_size=4', f'--config.pretrain.duration.steps={STEPS}', '--config.finetune.batch_size=4',
   '--config.pretrain.sensor_dropout=0.3', f'--config.finetune.duration.steps={STEPS}', '--config.log_every_steps=3',
   '--config.finetune.validate_every_steps=3', '--config.evaluation.batch_size=4',
@@ -72,7 +75,7 @@ def whole(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def sampled(whole) -> pathlib.Path:
-  succeed(*FETCH, f'--out={whole}/corpus')
+  succeed(*FETCH, ALONE, f'--out={whole}/corpus')
   return whole / 'corpus'
 
 
@@ -92,9 +95,10 @@ def prepared(sampled, whole) -> pathlib.Path:
 
 
 @pytest.fixture(scope='module')
-def training(prepared) -> tuple[str, ...]:
-  """The command that trains, without its --workdir; it pretrains and fine-tunes on the same records."""
-  return (*TRAIN, f'--config.data.labelled={prepared}', f'--config.data.unlabelled={prepared}')
+def training() -> tuple[str, ...]:
+  """The command that trains, without its --workdir."""
+  kinds = {kind: tiny_records.tiny_records(labelled=kind == 'labelled') for kind in ('labelled', 'unlabelled')}
+  return (*TRAIN, *(f'--config.data.{kind}={prepared}' for kind, prepared in kinds.items()))
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +118,7 @@ def test_fetch(sampled, tmp_path):
   assert not half.card['complete']
   assert 'is not sampled to its end' in commands.run(*build(folder, tmp_path / 'tfds')).error
   before = {i: trials.snapshot(folder / 'patches' / i) for i in done}
-  succeed(*command)
+  succeed(*command, ALONE)
   assert_same_corpus(folder, sampled)
   assert {i: trials.snapshot(folder / 'patches' / i) for i in done} == before, 'a patch was fetched again'
 
@@ -130,7 +134,7 @@ def test_a_worker_of_the_fetch_dies(sampled, tmp_path):
   done = list(corpus.Corpus(folder).manifest().query('state == "done"')['id'])
   assert 1 <= len(done) < PATCHES
   before = {i: trials.snapshot(folder / 'patches' / i) for i in done}
-  succeed(*command)
+  succeed(*command, ALONE)
   assert_same_corpus(folder, sampled)
   assert {i: trials.snapshot(folder / 'patches' / i) for i in done} == before, 'a patch was fetched again'
   shown = 'python -m deepsentinel.corpus, and kill -9 of one of its worker processes'

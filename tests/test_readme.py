@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import nbformat
 import numpy as np
@@ -105,10 +106,10 @@ def program(command: list[str]) -> str:
   return command[1 + (command[1] == '-m')] if command[0] == 'python' else command[0]
 
 
-def run(command: list[str], cwd: pathlib.Path) -> str:
+def run(command: list[str], cwd: pathlib.Path, served: Mapping[str, str] | None = None) -> str:
   environment = {
     'PATH': f'{BIN}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': QUICK_XLA,
-    'TFDS_DATA_DIR': str(cwd / 'tensorflow_datasets'),
+    'TFDS_DATA_DIR': str(cwd / 'tensorflow_datasets'), **(served or {}),
   }  # fmt: skip
   if command[:2] == ['python', '-m'] or command[0] == 'tfds':
     module, *arguments = command[2:] if command[0] == 'python' else [commands.TFDS, *command[1:]]
@@ -124,11 +125,11 @@ def run(command: list[str], cwd: pathlib.Path) -> str:
 
 
 @pytest.fixture(scope='module')
-def quickstart(tmp_path_factory) -> pathlib.Path:
+def quickstart(tmp_path_factory, served) -> pathlib.Path:
   """What `make quickstart` leaves, in a folder with a space in its name, with the README's folders beside it."""
   out = tmp_path_factory.mktemp('a newcomer') / 'quick start'
   make = ['make', '--old-file=.venv/installed', f'OUT={out}', 'SIZE=tiny', 'quickstart']
-  run(make, ROOT)
+  run(make, ROOT, served)
   for folder in ('configs', 'tfds_builders', 'launch'):
     (out / folder).symlink_to(ROOT / folder)
   return out
@@ -169,7 +170,7 @@ def test_quickstart_leaves_everything(quickstart):
     'Write a report',
   ],
 )
-def test_section(quickstart, section):
+def test_section(quickstart, served, section):
   lines = typed(section)
   assert lines
   for line in lines:
@@ -177,7 +178,7 @@ def test_section(quickstart, section):
     own: list[str] = []
     if program(command) == 'deepsentinel.corpus':
       own = SHARED if '--runner' in line else CORNER if 'demo_mines' in line else []
-    said = run([*command, *SMALL.get(program(command), []), *own], quickstart)
+    said = run([*command, *SMALL.get(program(command), []), *own], quickstart, served)
     assert SAYS[program(command)] in said, said
     out = next((part.removeprefix('--out=') for part in command if part.startswith('--out=')), '')
     assert (quickstart / out).exists()
@@ -246,11 +247,11 @@ def test_records_at_a_url(quickstart):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', NOTEBOOKS)
-def test_notebook(quickstart, name):
+def test_notebook(quickstart, served, name):
   """At a tiny size, on what the quickstart left where it can be used."""
   environment = {
-    'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(quickstart), 'PYTHONPATH': str(ROOT),
-    'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '',
+    'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(quickstart),
+    'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '', **served,
   }  # fmt: skip
   notebook = notebooks.execute(ROOT / 'notebooks' / f'{name}.ipynb', environment)
   assert len(notebooks.pictures(notebook)) == NOTEBOOKS[name]

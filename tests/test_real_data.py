@@ -27,11 +27,11 @@ S2_KEYS = ('B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B09',
 MAPPED = 'S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57'
 
 
-def launch(repository, out, data, *arguments):
+def launch(repository, served, out, data, *arguments):
   environment = {
     **os.environ,
     'DEEPSENTINEL_DATA': str(data),
-    'PYTHONPATH': str(repository),
+    **served,
     'PATH': f'{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
     'XLA_FLAGS': commands.QUICK_XLA,  # one device: compiles once for all of it
   }
@@ -40,10 +40,10 @@ def launch(repository, out, data, *arguments):
 
 
 @pytest.fixture(scope='module')
-def out(repository, real_data, tmp_path_factory):
+def out(repository, served, real_data, tmp_path_factory):
   """The folder that the whole command filled."""
   folder = tmp_path_factory.mktemp('real') / 'real data'
-  done = launch(repository, folder, real_data, 'tiny')
+  done = launch(repository, served, folder, real_data, 'tiny')
   assert done.returncode == 0, done.stderr[-4000:]
   return folder
 
@@ -214,13 +214,13 @@ def test_a_model_of_one_radar_quantity_refuses_the_other(out, real_data):
   assert not (out / 'maps' / 'wrong').exists()
 
 
-def test_the_finished_command_says_so(out, real_data, repository):
-  done = launch(repository, out, real_data, 'tiny')
+def test_the_finished_command_says_so(out, real_data, repository, served):
+  done = launch(repository, served, out, real_data, 'tiny')
   assert done.returncode == 0
   assert 'is finished' in done.stdout
 
 
-def test_without_the_data_it_says_what_is_missing(repository, tmp_path):
-  done = launch(repository, tmp_path / 'out', tmp_path)
+def test_without_the_data_it_says_what_is_missing(repository, served, tmp_path):
+  done = launch(repository, served, tmp_path / 'out', tmp_path)
   assert done.returncode != 0
   assert 'bigearthnet_v2 holds no data.mdb' in done.stderr

@@ -1,6 +1,7 @@
 """Two pictures of a corpus: where its points lie, and what a few of its patches look like."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import geopandas
@@ -162,23 +163,44 @@ def draw_samples(corpus: card.Corpus, table: geopandas.GeoDataFrame, path: pathl
   names = [name for name in sheets[0][1] if name not in empty and any(np.ptp(own[name]) for _, own in sheets)]
   figure = Figure((1.55 * len(sheets) + 0.35, 1.62 * len(names) + 0.55), dpi=140, layout='constrained')
   FigureCanvasAgg(figure)
-  axes = figure.subplots(len(names), len(sheets), squeeze=False)
-  for column, (row, pictures) in enumerate(sheets):
-    for line, name in enumerate(names):
-      ax = axes[line, column]
-      ax.imshow(pictures[name], interpolation='nearest')
-      ax.set(xticks=[], yticks=[])
-      for spine in ax.spines.values():  # a clouded patch is as white as the sheet
-        spine.set(color='#b8b8b8', linewidth=0.5)
-      if column == 0:
-        ax.set_ylabel(name, fontsize=8)
-    when = '' if row.s2_time < 0 else str(np.datetime64(row.s2_time, 's').astype('datetime64[D]'))
-    cloud = '' if np.isnan(row.s2_cloud_share) else f'\ncloud {100 * row.s2_cloud_share:.0f} %'
-    scene = f'{legend.SCENES[row.scene - 1]}\n' if corpus.mines else ''
-    axes[0, column].set_title(f'{scene}{when}{cloud}', fontsize=7)
+  _draw_sheet(figure.subplots(), [[own[name] for _, own in sheets] for name in names], names, [
+    _caption(corpus, row) for row, _ in sheets
+  ])  # fmt: skip
   if corpus.landcover:
     _draw_key(figure, corpus, np.concatenate([own['landcover'].ravel() for own in arrays]))
   figure.savefig(path)
+
+
+def _caption(corpus: card.Corpus, row: Any) -> str:
+  """What stands above a patch of the sheet: scene, date, cloud."""
+  when = '' if row.s2_time < 0 else str(np.datetime64(row.s2_time, 's').astype('datetime64[D]'))
+  cloud = '' if np.isnan(row.s2_cloud_share) else f'\ncloud {100 * row.s2_cloud_share:.0f} %'
+  scene = f'{legend.SCENES[row.scene - 1]}\n' if corpus.mines else ''
+  return f'{scene}{when}{cloud}'
+
+
+def _draw_sheet(axes, lines: Sequence[Sequence[np.ndarray]], names: Sequence[str], captions: Sequence[str]) -> None:
+  """Pictures uint8 [H, W, 3] in rows and columns, as one: axes of their own would take most of a small corpus' time."""
+  from matplotlib.collections import PolyCollection
+
+  px = lines[0][0].shape[0]
+  gap = max(px // 16, 1)
+  pitch = px + gap
+  sheet = np.full((pitch * len(lines) - gap, pitch * len(captions) - gap, 3), 255, np.uint8)
+  boxes = []
+  for top, line in zip(range(0, len(sheet), pitch), lines, strict=True):
+    for left, picture in zip(range(0, sheet.shape[1], pitch), line, strict=True):
+      sheet[top : top + px, left : left + px] = picture
+      corner = np.array((left, top)) - 0.5  # a pixel lies around its number
+      boxes.append(corner + px * np.array([(0, 0), (0, 1), (1, 1), (1, 0)]))
+  axes.imshow(sheet, interpolation='nearest')
+  # A clouded patch is as white as the sheet.
+  axes.add_collection(PolyCollection(boxes, facecolors='none', edgecolors='#b8b8b8', linewidths=0.5))
+  axes.spines[:].set_visible(False)
+  axes.xaxis.tick_top()
+  axes.tick_params(length=0)
+  axes.set_xticks(pitch * np.arange(len(captions)) + px / 2, captions, fontsize=7)
+  axes.set_yticks(pitch * np.arange(len(names)) + px / 2, names, fontsize=8, rotation=90, va='center')
 
 
 def _draw_key(figure, corpus: card.Corpus, stored: np.ndarray) -> None:

@@ -231,7 +231,7 @@ class _Panels:
     self._drawn: list[Any] = []
     from matplotlib.figure import Figure
 
-    self._figure = Figure(layout='constrained', dpi=110)
+    self._figure = Figure(dpi=110)
     self._grid = self._figure.add_gridspec(3, columns, width_ratios=ratios)
 
   def __call__(self, title: str) -> Any:
@@ -246,11 +246,21 @@ class _Panels:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.gridspec import GridSpec
 
-    rows = max(-(-len(self._drawn) // self._columns), 1)
-    grid = GridSpec(rows, self._columns, self._figure, width_ratios=self._ratios)
+    columns = max(min(self._columns, len(self._drawn)), 1)
+    rows = max(-(-len(self._drawn) // columns), 1)
+    width, height = self._width, 2.9 * rows
+    # Room for labels, in inches. Matplotlib's layout engine would draw every label twice to find as much.
+    left, right, bottom, top, beside, below = 0.8, 0.15, 0.6, 0.4, 0.85, 1.0
+    panel_w = (width - left - right - beside * (columns - 1)) / columns
+    panel_h = (height - bottom - top - below * (rows - 1)) / rows
+    grid = GridSpec(
+      rows, columns, self._figure, width_ratios=self._ratios and self._ratios[:columns], left=left / width,
+      right=1 - right / width, bottom=bottom / height, top=1 - top / height, wspace=beside / panel_w,
+      hspace=below / panel_h,
+    )  # fmt: skip
     for number, axes in enumerate(self._drawn):
-      axes.set_subplotspec(grid[divmod(number, self._columns)])
-    self._figure.set_size_inches(self._width, 2.9 * rows)
+      axes.set_subplotspec(grid[divmod(number, columns)])
+    self._figure.set_size_inches(width, height)
     FigureCanvasAgg(self._figure)
     buffer = io.BytesIO()
     self._figure.savefig(buffer, format='png')
