@@ -28,6 +28,7 @@ FOLDER = 'catalogue'
 CELL_DEG = 2.0  # a request for 12 days lists some 100 scenes of each sensor: a page or two of most platforms
 # So that a cell does not touch its neighbour; a scene that covers a patch around a place in it still meets it.
 _INSET_DEG = 1e-6
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _COLUMNS = ('id', 'sensor', 'time', 'orbit_pass', 'relative_orbit', 'metadata')
 _ATTRIBUTES = b'PANDAS_ATTRS'  # where a table's own are in the file
 _GROUP = 512  # rows of a file that are read together when one scene is looked up
@@ -123,8 +124,10 @@ class _Metadata(Mapping):
     return json.loads(self.text)
 
   def get(self, key: str, default: Any = None) -> Any:
-    # What the text does not name is not in it, and nothing has to be decoded to say so.
-    return self._content.get(key, default) if json.dumps(key) in self.text else default
+    # What the text does not name is not in it, and nothing has to be decoded to say so. (Other names are escaped.)
+    if key.isascii() and key.isidentifier() and f'"{key}"' not in self.text:
+      return default
+    return self._content.get(key, default)
 
   def __getitem__(self, key: str) -> Any:
     return self._content[key]
@@ -155,10 +158,12 @@ def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
 
 
 def _scenes(table: pyarrow.Table) -> list[base.Scene]:
-  times = table['time'].to_pandas().dt.to_pydatetime()
+  microseconds = table['time'].cast(pyarrow.timestamp('us', 'UTC')).cast(pyarrow.int64()).to_pylist()
   footprints = shapely.from_wkb(table['geometry'].to_numpy())
   columns = (table[name].to_pylist() for name in ('id', 'sensor', 'orbit_pass', 'relative_orbit', 'metadata'))
   return [
-    base.Scene(i, sensor, footprint, time.astimezone(datetime.UTC), orbit_pass, orbit, _Metadata(metadata))
-    for i, sensor, orbit_pass, orbit, metadata, footprint, time in zip(*columns, footprints, times, strict=True)
+    base.Scene(
+      i, sensor, footprint, _EPOCH + datetime.timedelta(microseconds=us), orbit_pass, orbit, _Metadata(metadata)
+    )
+    for i, sensor, orbit_pass, orbit, metadata, footprint, us in zip(*columns, footprints, microseconds, strict=True)
   ]
