@@ -140,7 +140,8 @@ def main() -> None:
   parser.add_argument('--repeats', type=int, default=5, help='alternating runs')
   options = parser.parse_args()
   views = made_up(options.batch, options.px)
-  ways, dropped = {'ours': ours(views)}, {}
+  ways = {'ours': ours(views)}
+  dropped: dict[str, list[float]] = {}
   for name, made in {'kornia, batched': kornia, 'torchvision v2, a view at a time': torchvision}.items():
     try:
       ways[name] = made()

@@ -136,7 +136,7 @@ def geopandas_way(
   """The same, of the same points."""
   numbers, block = (np.array([row[name] for row in rows.values()]) for name in ('number', 'block'))
   drawn = shop.region.draw(shop.settings['seed'], numbers)
-  pairs_of = {}
+  pairs_of: dict[int, tuple[str, str]] = {}
   for k in np.unique(block):
     chosen = drawn[block == k].assign(point=numbers[block == k])
     outlines = [

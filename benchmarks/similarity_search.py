@@ -75,13 +75,13 @@ def main() -> None:
     return peer.kneighbors(vector[None], return_distance=False)[0]
 
   engines: dict[str, Callable[[np.ndarray], np.ndarray]] = {'scikit-learn': scikit_learn}
-  share = {}
+  share: dict[str, float] = {}
 
   def milliseconds(name: str) -> float:
     start = time.perf_counter()
     found = [engines[name](vector) for vector in asked]
     seconds = time.perf_counter() - start
-    share[name] = np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(found, truth, strict=True)])
+    share[name] = float(np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(found, truth, strict=True)]))
     return 1000 * seconds / len(asked)
 
   with tempfile.TemporaryDirectory() as home:

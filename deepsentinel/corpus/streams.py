@@ -37,7 +37,7 @@ class Streams:
         words.append(part.astype(np.uint32))
       else:
         bits = max(int(part).bit_length(), 1)
-        words += [np.uint32(int(part) >> shift & 0xFFFFFFFF) for shift in range(0, bits, 32)]
+        words += [np.array(int(part) >> shift & 0xFFFFFFFF, np.uint32) for shift in range(0, bits, 32)]
     state = _state(np.broadcast_arrays(*words))  # uint32 [8, N]
     high, low, sequence_high, sequence_low = (
       state[2 * i].astype(np.uint64) | state[2 * i + 1].astype(np.uint64) << _32 for i in range(4)
@@ -94,10 +94,10 @@ def _state(words: Sequence[np.ndarray]) -> np.ndarray:
     return value ^ value >> _HALF
 
   def mixed(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    result = x * _MIX_L - y * _MIX_R
+    result: np.ndarray = x * _MIX_L - y * _MIX_R
     return result ^ result >> _HALF
 
-  nothing = np.zeros_like(words[0])
+  nothing: np.ndarray = np.zeros_like(words[0])
   pool = [hashed(words[i] if i < len(words) else nothing) for i in range(_POOL)]
   for source in range(_POOL):
     for target in range(_POOL):
@@ -106,9 +106,10 @@ def _state(words: Sequence[np.ndarray]) -> np.ndarray:
   for word in words[_POOL:]:
     for target in range(_POOL):
       pool[target] = mixed(pool[target], hashed(word))
-  out, constant = np.empty((8, len(nothing)), np.uint32), _INIT_B
+  out = np.empty((8, len(nothing)), np.uint32)
+  constant = _INIT_B
   for i in range(8):
-    value = pool[i % _POOL] ^ np.uint32(constant)
+    value: np.ndarray = pool[i % _POOL] ^ np.uint32(constant)
     constant = constant * _MULT_B & 0xFFFFFFFF
     value = value * np.uint32(constant)
     out[i] = value ^ value >> _HALF
