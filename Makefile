@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := quickstart
 SIZE := full
+BENCHMARKS := $(filter-out benchmarks/sidebyside.py benchmarks/stac_corpus_config.py,$(sort $(wildcard benchmarks/*.py)))
 
 .PHONY: help install quickstart real-data notebooks test lint format bench peers clean
 .DEFAULT_GOAL := help
@@ -48,8 +49,16 @@ format: .venv/installed-test ## let ruff rewrite the code
 peers: .venv/installed-test ## PyTorch (CPU), which some tests and benchmarks compare with
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 
-bench: .venv/installed-test ## the benchmarks, each beside its peer
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+.venv/installed-bench: .venv/installed-test requirements-bench.txt
+	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+	touch $@
+
+bench: .venv/installed-bench ## the benchmarks, each beside its peer, and benchmarks/RESULTS.md (half an hour)
+	@failed=; for script in $(BENCHMARKS); do \
+	  echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
+	done; \
+	$(BIN)/python benchmarks/sidebyside.py || failed="$$failed benchmarks/sidebyside.py"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 clean: ## remove what the quickstart and the tests made (not the environment)
 	rm -rf "$(OUT)" .cache .pytest_cache .ruff_cache .mypy_cache

@@ -1,15 +1,17 @@
 """Pairs for 100,000 points from a year of catalogue with a million footprints: time and memory.
 
-    python benchmarks/pairing.py
+    python benchmarks/pairing.py [--points=100000] [--blocks=2] [--repeats=3] [--whole]
 
 The catalogue is made up, with the sizes, repeat cycles and names of the real one: Sentinel-2 tiles of 110 km on a
 lattice of 100 km over all land, each seen every six days, and Sentinel-1 slices of 250 x 180 km, each seen every twelve
-days on either pass. It is written once to --dir as a corpus keeps what a platform answered, and then timed: points on
-land, matching, redraws, draws and the manifest, as `python -m deepsentinel.corpus` does it between the plan and the
-first pixel. Compared with what a careful user would write with geopandas on some of the same blocks, without redraws:
-`sjoin` of the patches with both sensors, `merge`, the gap, one pair of each patch by `sample`.
+days on either pass. It is written once to --dir, as a corpus keeps what a platform answered (minutes; 90 MB). Timed are
+some of its 31 blocks in turn, in this process: points on land, matching, one pair drawn of each patch, the journal, as
+`python -m deepsentinel.corpus` does it between the plan and the first pixel, without redraws. The peer is what a user
+would write with geopandas: `sjoin` of the patches with both sensors, `merge`, the gap, `sample`. Both must find pairs
+for the same points. --whole runs all blocks with redraws once, on two processes, and says the memory.
 """
 
+import argparse
 import datetime
 import json
 import multiprocessing
@@ -24,17 +26,13 @@ import geopandas
 import numpy as np
 import pandas as pd
 import shapely
-from absl import app, flags
+import sidebyside
 
 from configs.corpora import common
 from deepsentinel import sensors
 from deepsentinel.corpus import blocks, catalogue, grid, manifest, pairing, pairs, points, settings, worker
 from deepsentinel.corpus.pool import Pool
 from deepsentinel.sources import base
-
-_POINTS = flags.DEFINE_integer('points', 100_000, 'Number of points, uniform by area on land.')
-_PEER_BLOCKS = flags.DEFINE_integer('peer_blocks', 3, 'How many of the 31 blocks geopandas matches.')
-_DIR = flags.DEFINE_string('dir', '.cache/benchmarks/catalogue', 'Where the catalogue is written; kept.')
 
 _DAY = datetime.timedelta(days=1)
 _GAP_DAYS = 3.0
@@ -100,57 +98,80 @@ def write_catalogue(folder: pathlib.Path, days: list[blocks.Block]) -> int:
   return count
 
 
-def ours(folder: pathlib.Path, config: Any) -> tuple[float, float, int, int]:
-  """Seconds, peak GB, points with a pair, points drawn; in a process of its own."""
+def planned(config: Any, days: list[blocks.Block]) -> dict[str, dict[str, Any]]:
+  """Rows of a corpus whose points are not drawn yet, id -> row."""
+  rows = {}
+  for number, block in enumerate(blocks.assign_blocks(days, config.patches, config.seed)):
+    rows[f'p{number:06d}'] = manifest.blank_row() | {'id': f'p{number:06d}', 'number': number, 'block': int(block)}
+  return rows
+
+
+def whole(folder: pathlib.Path, config: Any) -> None:
+  """All blocks and the manifest, with redraws; prints seconds and peak GB. In a process of its own."""
   shop = worker.workshop(json.dumps(settings.checked(config)))
   start = time.perf_counter()
-  rows = {}
-  for number, block in enumerate(blocks.assign_blocks(shop.blocks, config.patches, config.seed)):
-    rows[f'p{number:06d}'] = manifest.blank_row() | {'id': f'p{number:06d}', 'number': number, 'block': int(block)}
+  rows = planned(config, shop.blocks)
   manifest.write(folder, rows.values())
   with Pool(2) as pool:
     pairing.pair(shop, folder, rows, list(rows), pool)
   manifest.write(folder, rows.values())
   seconds = time.perf_counter() - start
-  memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-  paired = sum(bool(row['s2_scene']) for row in rows.values())
-  return seconds, memory / 1e6, paired, sum(row['attempts'] for row in rows.values())
+  used = [resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+  paired, drawn = sum(bool(row['s2_scene']) for row in rows.values()), sum(row['attempts'] for row in rows.values())
+  print(f'{len(rows):,} points: {paired:,} have a pair, {drawn:,} were drawn; {seconds:.0f} s, peak {sum(used):.2f} GB')
 
 
-def geopandas_way(folder: pathlib.Path, days: list[blocks.Block], config: Any, numbers: list[int]) -> tuple[float, int]:
-  """Seconds and points of some blocks."""
-  start = time.perf_counter()
-  drawn = points.Region().draw(config.seed, range(config.patches))
-  assigned = blocks.assign_blocks(days, config.patches, config.seed)
-  done = 0
-  for number in numbers:
-    chosen = drawn[assigned == number]
+def ours(shop: worker.Workshop, folder: pathlib.Path, rows: dict[str, dict[str, Any]]) -> dict[int, tuple[str, str]]:
+  """Number of a point -> its pair of scenes."""
+  made = {i: dict(row) for i, row in rows.items()}
+  with Pool(1) as pool:
+    pairing.pair(shop, folder, made, list(made), pool)
+  (folder / manifest.JOURNAL).unlink()
+  return {row['number']: (row['s2_scene'], row['s1_scene']) for row in made.values() if row['s2_scene']}
+
+
+def geopandas_way(
+  shop: worker.Workshop, folder: pathlib.Path, rows: dict[str, dict[str, Any]]
+) -> dict[int, tuple[str, str]]:
+  """The same, of the same points."""
+  numbers, block = (np.array([row[name] for row in rows.values()]) for name in ('number', 'block'))
+  drawn = shop.region.draw(shop.settings['seed'], numbers)
+  pairs_of: dict[int, tuple[str, str]] = {}
+  for k in np.unique(block):
+    chosen = drawn[block == k].assign(point=numbers[block == k])
     outlines = [
       base.split_antimeridian(grid.patch_grid(lon, lat).outline_lonlat())
       for lon, lat in zip(chosen['lon_deg'], chosen['lat_deg'], strict=True)
     ]
-    patches = geopandas.GeoDataFrame({'point': chosen.index}, geometry=outlines, crs='EPSG:4326')
+    patches = geopandas.GeoDataFrame({'point': chosen['point']}, geometry=outlines, crs='EPSG:4326')
     found = []
     for sensor in sensors.SENSORS:
-      table = geopandas.read_parquet(folder / f'catalogue/{sensor}/{days[number].start:%Y-%m-%d}.parquet')
+      table = geopandas.read_parquet(folder / f'catalogue/{sensor}/{shop.blocks[k].start:%Y-%m-%d}.parquet')
       joined = geopandas.sjoin(patches, table[['id', 'time', 'geometry']], predicate='covered_by')
       found.append(pd.DataFrame(joined[['point', 'id', 'time']]))
     both = found[0].merge(found[1], on='point', suffixes=('_s2', '_s1'))
     both = both[(both['time_s2'] - both['time_s1']).abs() <= pd.Timedelta(days=_GAP_DAYS)]
-    done += len(chosen)
-    both.groupby('point').sample(1, random_state=config.seed)
-  return time.perf_counter() - start, done
+    one = both.groupby('point').sample(1, random_state=shop.settings['seed'])
+    pairs_of.update(zip(one['point'].tolist(), zip(one['id_s2'], one['id_s1'], strict=True), strict=True))
+  return pairs_of
 
 
-def main(_) -> None:
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--points', type=int, default=100_000, help='of the whole year, uniform by area on land')
+  parser.add_argument('--blocks', type=int, default=2, help='of the 31 that are timed')
+  parser.add_argument('--repeats', type=int, default=3, help='alternating runs')
+  parser.add_argument('--whole', action='store_true', help='all blocks once, with redraws, beside nothing')
+  parser.add_argument('--dir', default='.cache/benchmarks/catalogue', help='where the catalogue is written; kept')
+  options = parser.parse_args()
   config = common.get_config()
   config.source = {  # never asked, as its whole catalogue is written
     'name': 'stac', 'url': 'http://127.0.0.1:9', 's2_unit': 'product', 's1_collection': 'sentinel-1-rtc',
   }  # fmt: skip
   config.period.start, config.period.end = '2018-01-01', '2019-01-05'
-  config.patches = _POINTS.value
+  config.patches = options.points
   days = blocks.period_blocks(config.period.start, config.period.end)
-  folder = pathlib.Path(_DIR.value)
+  folder = pathlib.Path(options.dir)
   size = folder / 'footprints'
   if not size.exists():
     shutil.rmtree(folder, ignore_errors=True)
@@ -160,18 +181,39 @@ def main(_) -> None:
     print(f'catalogue written in {time.perf_counter() - start:.0f} s')
   written = sum(file.stat().st_size for file in folder.rglob('*.parquet'))
   print(f'{int(size.read_text()):,} footprints of a year, {written / 1e6:.0f} MB of GeoParquet')
-  # A fresh process, so that its memory is that of pairing alone.
-  with multiprocessing.get_context('spawn').Pool(1) as pool:
-    seconds, memory, paired, drawn = pool.apply(ours, (folder, config))
-  print(
-    f'{config.patches:,} points: {paired:,} have a pair, {drawn:,} were drawn; {seconds:.0f} s, peak {memory:.2f} GB'
+  if options.whole:  # in a fresh process, so that its memory is that of pairing alone
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+      pool.apply(whole, (folder, config))
+  config.points.max_redraws = 0
+  shop = worker.workshop(json.dumps(settings.checked(config)))
+  _ = shop.region
+  rows = {i: row for i, row in planned(config, days).items() if 5 <= row['block'] < 5 + options.blocks}
+  quarter = dict(list(rows.items())[::4])
+  pairs_of: dict[str, dict[int, tuple[str, str]]] = {}
+
+  def rate(name: str, way: Any, chosen: dict[str, dict[str, Any]]) -> float:
+    start = time.perf_counter()
+    pairs_of[name] = way(shop, folder, chosen)
+    return len(chosen) / (time.perf_counter() - start)
+
+  found = sidebyside.alternate(
+    {
+      'ours': lambda: rate('ours', ours, rows),
+      'a quarter': lambda: rate('a quarter', ours, quarter),
+      'geopandas': lambda: rate('geopandas', geopandas_way, rows),
+    },
+    options.repeats,
   )
-  numbers = list(range(5, 5 + _PEER_BLOCKS.value))
-  peer, done = geopandas_way(folder, days, config, numbers)
-  per_point, per_peer = seconds / drawn, peer / done
-  print(f'geopandas, {done:,} points of {len(numbers)} blocks, no redraws: {peer:.0f} s')
-  print(f'a point: {per_point * 1e3:.2f} ms here, {per_peer * 1e3:.2f} ms there: {per_peer / per_point:.1f} x')
+  if pairs_of['ours'].keys() != pairs_of['geopandas'].keys():
+    raise SystemExit('The two find pairs for different points.')
+  stage = f'{len(rows):,} points of {options.blocks} blocks paired, {int(size.read_text()):,} footprints a year'
+  sidebyside.leave(__file__, [
+    sidebyside.Row(stage, 'geopandas sjoin, pandas merge', 'points/s', found['ours'], found['geopandas'], 10,
+                   'each point from its own random streams'),
+    sidebyside.Row(f'the same, {len(quarter):,} points', '', 'points/s', found['a quarter'], (), 0,
+                   'the catalogue is read either way'),
+  ])  # fmt: skip
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

@@ -1,15 +1,15 @@
 """How long one query of an index takes, exact and approximate, beside scikit-learn's NearestNeighbors.
 
-    python benchmarks/similarity_search.py
+    python benchmarks/similarity_search.py [--rows=200000] [--features=128] [--queries=50] [--repeats=3]
 
 Made-up unit vectors around random centres, built with `deepsentinel.embedding.index` as a map's cells would be. Queries
-are rows with noise, asked one at a time, all engines in turn within each repeat; the median is printed, with the share
-of scikit-learn's neighbours that each finds.
+are rows with noise, asked one at a time, the engines in turn; the share of scikit-learn's neighbours that each finds is
+told.
 """
 
+import argparse
 import functools
 import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import shapely
-from absl import app, flags
+import sidebyside
 
 from deepsentinel.embedding import cells, index
 
-_ROWS = flags.DEFINE_integer('rows', 200_000, 'Rows of the index.')
-_FEATURES = flags.DEFINE_integer('features', 128, 'Dimensions of a vector.')
-_QUERIES = flags.DEFINE_integer('queries', 50, 'Queries of each engine in a repeat.')
-_REPEATS = flags.DEFINE_integer('repeats', 3, 'Alternating runs.')
 _K = 20
 _CHUNK = 16_384
 
@@ -59,13 +55,19 @@ def _numbers(made: index.Index, vector: np.ndarray) -> np.ndarray:
   return made.nearest(vector, _K)[1]
 
 
-def main(_) -> None:
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--rows', type=int, default=200_000, help='of the index')
+  parser.add_argument('--features', type=int, default=128, help='dimensions of a vector')
+  parser.add_argument('--queries', type=int, default=50, help='of each engine in a repeat')
+  parser.add_argument('--repeats', type=int, default=3, help='alternating runs')
+  options = parser.parse_args()
   from sklearn.neighbors import NearestNeighbors
 
-  source = MadeUp(_ROWS.value, _FEATURES.value)
+  source = MadeUp(options.rows, options.features)
   everything = np.concatenate(list(source.vectors()))
   rng = np.random.default_rng(1)
-  asked = everything[rng.choice(len(everything), _QUERIES.value, replace=False)]
+  asked = everything[rng.choice(len(everything), options.queries, replace=False)]
   asked = cells.unit(asked + 0.3 * rng.normal(size=asked.shape) / asked.shape[1] ** 0.5)
   peer = NearestNeighbors(n_neighbors=_K, metric='cosine', algorithm='brute').fit(everything)
 
@@ -73,6 +75,15 @@ def main(_) -> None:
     return peer.kneighbors(vector[None], return_distance=False)[0]
 
   engines: dict[str, Callable[[np.ndarray], np.ndarray]] = {'scikit-learn': scikit_learn}
+  share: dict[str, float] = {}
+
+  def milliseconds(name: str) -> float:
+    start = time.perf_counter()
+    found = [engines[name](vector) for vector in asked]
+    seconds = time.perf_counter() - start
+    share[name] = float(np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(found, truth, strict=True)]))
+    return 1000 * seconds / len(asked)
+
   with tempfile.TemporaryDirectory() as home:
     for kind in ('exact', 'approximate'):
       start = time.perf_counter()
@@ -80,17 +91,17 @@ def main(_) -> None:
       told = f', recall told {made.about["search"]["recall"]:.3f}' if kind == 'approximate' else ''
       print(f'{kind}: {len(made):,} rows of {source.features} built in {time.perf_counter() - start:.1f} s{told}')
       engines[kind] = functools.partial(_numbers, made)
-    truth = [engines['scikit-learn'](vector) for vector in asked]
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(_REPEATS.value):
-      for name, engine in engines.items():
-        start = time.perf_counter()
-        found = [engine(vector) for vector in asked]
-        seconds[name].append((time.perf_counter() - start) / len(asked))
-        share = np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(found, truth, strict=True)])
-        if len(seconds[name]) == _REPEATS.value:
-          print(f'{name}: {1000 * statistics.median(seconds[name]):.2f} ms a query, {share:.1%} of the neighbours')
+    truth = [scikit_learn(vector) for vector in asked]
+    times = sidebyside.alternate({name: functools.partial(milliseconds, name) for name in engines}, options.repeats)
+  if share['exact'] < 0.999:  # but for ties in the last bit
+    raise SystemExit(f'The exact search finds {share["exact"]:.1%} of the neighbours.')
+  stage = f'one query of {options.rows:,} vectors of {options.features}'
+  sidebyside.leave(__file__, [
+    sidebyside.Row(f'{stage}, {kind}', 'scikit-learn, brute force', 'ms', times[kind], times['scikit-learn'], 10,
+                   f'{share[kind]:.1%} of the neighbours')
+    for kind in ('exact', 'approximate')
+  ])  # fmt: skip
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

@@ -5,15 +5,19 @@ attributes the cells whose scenes they are. Remove the folder to have the platfo
 """
 
 import datetime
+import functools
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
 import shapely
 
 from deepsentinel import provenance
@@ -24,7 +28,10 @@ FOLDER = 'catalogue'
 CELL_DEG = 2.0  # a request for 12 days lists some 100 scenes of each sensor: a page or two of most platforms
 # So that a cell does not touch its neighbour; a scene that covers a patch around a place in it still meets it.
 _INSET_DEG = 1e-6
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _COLUMNS = ('id', 'sensor', 'time', 'orbit_pass', 'relative_orbit', 'metadata')
+_ATTRIBUTES = b'PANDAS_ATTRS'  # where a table's own are in the file
+_GROUP = 512  # rows of a file that are read together when one scene is looked up
 
 
 def cell_of(lon_deg: float, lat_deg: float) -> str:
@@ -56,7 +63,7 @@ class Listing:
     self.scenes: dict[str, base.Scene] = {}
     if self._path is not None and self._path.exists():
       table = _read(self._path)
-      self.cells = set(table.attrs.pop('cells'))
+      self.cells = set(json.loads(table.schema.metadata[_ATTRIBUTES])['cells'])
       self.scenes = {scene.id: scene for scene in _scenes(table)}
 
   def add(self, cell: str, scenes: Sequence[base.Scene]) -> None:
@@ -68,15 +75,15 @@ class Listing:
     """To disk, whole or not at all."""
     if self._path is None:
       return
-    scenes = sorted(self.scenes.values(), key=lambda s: (s.time, s.id))
+    scenes = sorted(self.scenes.values(), key=lambda s: s.id)  # so that few groups can hold an id
     columns: dict[str, Any] = {name: [getattr(scene, name) for scene in scenes] for name in _COLUMNS}
-    columns['metadata'] = [json.dumps(dict(scene.metadata)) for scene in scenes]
+    columns['metadata'] = [_text(scene.metadata) for scene in scenes]
     columns['time'] = pd.DatetimeIndex(columns['time'], dtype='datetime64[us, UTC]')
     table = geopandas.GeoDataFrame(columns, geometry=[scene.footprint for scene in scenes], crs='EPSG:4326')
     table.attrs = {'cells': sorted(self.cells)}
     self._path.parent.mkdir(parents=True, exist_ok=True)
     with provenance.replacing(self._path) as temporary:
-      table.to_parquet(temporary, compression='zstd')
+      table.to_parquet(temporary, compression='zstd', row_group_size=_GROUP)
 
 
 def find(folder: pathlib.Path, sensor: str, block: blocks.Block, scene_id: str) -> base.Scene | None:
@@ -84,29 +91,79 @@ def find(folder: pathlib.Path, sensor: str, block: blocks.Block, scene_id: str) 
   path = _path(folder, sensor, block)
   if not path.exists():
     return None
-  return next(iter(_scenes(_read(path, scene_id))), None)
+  try:
+    file, least, most = _opened(path, path.stat().st_mtime_ns)
+    groups = np.flatnonzero((least <= scene_id) & (scene_id <= most))
+    table = file.read_row_groups(groups.tolist(), use_threads=False)
+    return next(iter(_scenes(table.filter(pyarrow.compute.equal(table['id'], scene_id)))), None)
+  except (ValueError, OSError) as e:
+    raise _damaged(path, e) from e
+
+
+@functools.lru_cache(maxsize=128)  # two sensors, two years
+def _opened(path: pathlib.Path, modified_ns: int) -> tuple[pyarrow.parquet.ParquetFile, np.ndarray, np.ndarray]:
+  """A file as of a time, and the first and the last id of each of its groups, object [G]."""
+  file = pyarrow.parquet.ParquetFile(path)
+  column = file.schema_arrow.get_field_index('id')
+  groups = [file.metadata.row_group(k).column(column).statistics for k in range(file.num_row_groups)]
+  return file, np.array([g.min for g in groups], object), np.array([g.max for g in groups], object)
 
 
 def _path(folder: pathlib.Path, sensor: str, block: blocks.Block) -> pathlib.Path:
   return folder / FOLDER / sensor / f'{block.start:%Y-%m-%d}.parquet'
 
 
-def _read(path: pathlib.Path, scene_id: str = '') -> geopandas.GeoDataFrame:
+class _Metadata(Mapping):
+  """What a catalogue says of a scene, decoded when it is asked for: of tens of thousands few are."""
+
+  def __init__(self, text: str):
+    self.text = text
+
+  @functools.cached_property
+  def _content(self) -> dict[str, Any]:
+    return json.loads(self.text)
+
+  def get(self, key: str, default: Any = None) -> Any:
+    # What the text does not name is not in it, and nothing has to be decoded to say so. (Other names are escaped.)
+    if key.isascii() and key.isidentifier() and f'"{key}"' not in self.text:
+      return default
+    return self._content.get(key, default)
+
+  def __getitem__(self, key: str) -> Any:
+    return self._content[key]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._content)
+
+  def __len__(self) -> int:
+    return len(self._content)
+
+
+def _text(metadata: Mapping[str, Any]) -> str:
+  return metadata.text if isinstance(metadata, _Metadata) else json.dumps(dict(metadata))
+
+
+def _read(path: pathlib.Path) -> pyarrow.Table:
   try:
-    return geopandas.read_parquet(path, filters=[('id', '==', scene_id)] if scene_id else None)
+    return pyarrow.parquet.read_table(path)
   except (ValueError, OSError) as e:
-    raise ValueError(
-      f'{path} is damaged ({str(e).splitlines()[0]}). Remove it and run the command again: the platform is asked anew.'
-    ) from e
+    raise _damaged(path, e) from e
 
 
-def _scenes(table: geopandas.GeoDataFrame) -> list[base.Scene]:
-  times = table['time'].dt.to_pydatetime() if len(table) else ()
-  columns = (table[name].tolist() for name in ('id', 'sensor', 'orbit_pass', 'relative_orbit'))
-  metadata = json.loads(f'[{",".join(table["metadata"])}]')  # in one call: there are tens of thousands
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+  return ValueError(
+    f'{path} is damaged ({str(error).splitlines()[0]}). Remove it and run the command again: the platform is asked '
+    'anew.'
+  )
+
+
+def _scenes(table: pyarrow.Table) -> list[base.Scene]:
+  microseconds = table['time'].cast(pyarrow.timestamp('us', 'UTC')).cast(pyarrow.int64()).to_pylist()
+  footprints = shapely.from_wkb(table['geometry'].to_numpy())
+  columns = (table[name].to_pylist() for name in ('id', 'sensor', 'orbit_pass', 'relative_orbit', 'metadata'))
   return [
-    base.Scene(i, sensor, footprint, time.astimezone(datetime.UTC), orbit_pass, orbit, of_scene)
-    for i, sensor, orbit_pass, orbit, footprint, time, of_scene in zip(
-      *columns, np.asarray(table.geometry), times, metadata, strict=True
+    base.Scene(
+      i, sensor, footprint, _EPOCH + datetime.timedelta(microseconds=us), orbit_pass, orbit, _Metadata(metadata)
     )
+    for i, sensor, orbit_pass, orbit, metadata, footprint, us in zip(*columns, footprints, microseconds, strict=True)
   ]

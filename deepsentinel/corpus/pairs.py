@@ -5,6 +5,7 @@ import datetime
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -30,10 +31,37 @@ _S2_NAME = re.compile(
 _S1_TYPE_ORDER = ('GRD', 'SLC', 'ETA', 'RAW')
 
 
+class _Product(NamedTuple):
+  """What the name of a product says of it.
+
+  Attributes:
+    rank: smaller is better among products of one acquisition.
+    acquisition: what tells it apart; of Sentinel-1 all but the time.
+    middle: of a Sentinel-1 slice; None of any other.
+  """
+
+  rank: tuple
+  acquisition: tuple
+  middle: datetime.datetime | None
+
+
 @functools.lru_cache(maxsize=1 << 18)
-def _name(sensor: str, scene_id: str) -> re.Match[str] | None:
-  """The parts of a product's name; None where it follows no convention."""
-  return (_S1_NAME if sensor == 'sentinel1' else _S2_NAME).search(scene_id)
+def _product(sensor: str, scene_id: str) -> _Product:
+  """Read once a scene, as one covers thousands of patches."""
+  name = (_S1_NAME if sensor == 'sentinel1' else _S2_NAME).search(scene_id)
+  own = (sensor, scene_id)
+  if name is None:
+    return _Product((0, 0), own, None)
+  if sensor == 'sentinel1':
+    product = name['type'].upper()
+    order = _S1_TYPE_ORDER.index(product) if product in _S1_TYPE_ORDER else len(_S1_TYPE_ORDER)
+    start, stop = _stamp(name['start']), _stamp(name['stop'])
+    acquisition = (name['mission'].upper(), name['mode'].upper(), name['orbit'])
+    return _Product((order, 'COG' in scene_id.upper()), acquisition, start + (stop - start) / 2)
+  rank = (0 if name['level'].upper() == 'L2A' else 1, -int(name['baseline'] or 0))
+  if not name['tile']:
+    return _Product(rank, own, None)
+  return _Product(rank, (name['mission'].upper(), name['time'].upper(), name['orbit'], name['tile'].upper()), None)
 
 
 def _stamp(text: str) -> datetime.datetime:
@@ -48,38 +76,20 @@ def deduplicate(scenes: Sequence[base.Scene]) -> list[base.Scene]:
   listed at several levels or baselines is one scene: the L2A of the newest baseline stays. Names that follow neither
   convention are told apart by their id.
   """
-  chosen: dict[tuple, tuple[tuple, base.Scene]] = {}
+  chosen: dict[tuple, base.Scene] = {}
   slices: dict[tuple, list[datetime.datetime]] = {}
+  products = [(_product(scene.sensor, scene.id), scene) for scene in scenes]
   # The best product of a slice comes first and gives the slice its middle.
-  for rank, scene in sorted(((_rank(s), s) for s in scenes), key=lambda pair: (pair[0], pair[1].id)):
-    key: tuple
-    if scene.sensor == 'sentinel1' and (name := _name(scene.sensor, scene.id)):
-      start, stop = _stamp(name['start']), _stamp(name['stop'])
-      middle = start + (stop - start) / 2
-      group = (name['mission'].upper(), name['mode'].upper(), name['orbit'])
-      middles = slices.setdefault(group, [])
-      same = next((m for m in middles if abs(m - middle) <= _SAME_SLICE), None)
+  for product, scene in sorted(products, key=lambda pair: (pair[0].rank, pair[1].id)):
+    key = product.acquisition
+    if product.middle is not None:
+      middles = slices.setdefault(key, [])
+      same = next((m for m in middles if abs(m - product.middle) <= _SAME_SLICE), None)
       if same is None:
-        middles.append(middle)
-        same = middle
-      key = (*group, same)
-    elif scene.sensor == 'sentinel2' and (name := _name(scene.sensor, scene.id)) and name['tile']:
-      key = (name['mission'].upper(), name['time'].upper(), name['orbit'], name['tile'].upper())
-    else:
-      key = (scene.sensor, scene.id)
-    chosen.setdefault(key, (rank, scene))
-  return sorted((scene for _, scene in chosen.values()), key=lambda s: (s.time, s.id))
-
-
-def _rank(scene: base.Scene) -> tuple:
-  """Smaller is better among products of one acquisition."""
-  if scene.sensor == 'sentinel1' and (name := _name(scene.sensor, scene.id)):
-    product = name['type'].upper()
-    order = _S1_TYPE_ORDER.index(product) if product in _S1_TYPE_ORDER else len(_S1_TYPE_ORDER)
-    return (order, 'COG' in scene.id.upper())
-  if scene.sensor == 'sentinel2' and (name := _name(scene.sensor, scene.id)):
-    return (0 if name['level'].upper() == 'L2A' else 1, -int(name['baseline'] or 0))
-  return (0, 0)
+        middles.append(product.middle)
+      key = (*key, same or product.middle)
+    chosen.setdefault(key, scene)
+  return sorted(chosen.values(), key=lambda s: (s.time, s.id))
 
 
 def gap(a: base.Scene, b: base.Scene) -> datetime.timedelta:

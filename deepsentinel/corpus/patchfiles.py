@@ -1,5 +1,6 @@
 """The files of one patch: a tiled, georeferenced GeoTIFF per sensor and label, that QGIS opens as they are."""
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -8,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rasterio
+import rasterio.crs
 import rasterio.io
 
 from deepsentinel import legend, schema, sensors
@@ -20,6 +22,11 @@ _TILE_PX = 128  # GeoTIFF tiles are multiples of 16; a smaller patch is one stri
 def path_of(folder: pathlib.Path, patch_id: str, field: str) -> pathlib.Path:
   """The file of a field ('s2', 's1', 'corine', 'osm', 'landcover') of a patch."""
   return folder / FOLDER / patch_id / f'{field}.tif'
+
+
+@functools.lru_cache(maxsize=128)
+def _crs(epsg: int) -> rasterio.crs.CRS:
+  return rasterio.crs.CRS.from_epsg(epsg)
 
 
 def encode(
@@ -47,7 +54,7 @@ def encode(
     'width': grid.width_px,
     'count': bands.shape[-1],
     'dtype': field.dtype,
-    'crs': f'EPSG:{grid.epsg}',
+    'crs': _crs(grid.epsg),
     'transform': grid.transform,
     'nodata': field.nodata,
     'compress': 'deflate',
@@ -97,10 +104,11 @@ def write(
   palettes = {'corine': [c.rgb for c in legend.CORINE], 'landcover': [c.rgb for c in landcover]}
   fields = schema.tensor_fields(spec, grid.height_px, labelled=True, landcover=True)
   digests = {}
-  for field, array in arrays.items():
-    data = encode(fields[field], array, grid, names[field], tags, palettes.get(field, ()))
-    keep(folder, patch_id, field, data)
-    digests[field] = hashlib.sha256(data).hexdigest()
+  with rasterio.Env():  # one for all files, instead of several each
+    for field, array in arrays.items():
+      data = encode(fields[field], array, grid, names[field], tags, palettes.get(field, ()))
+      keep(folder, patch_id, field, data)
+      digests[field] = hashlib.sha256(data).hexdigest()
   return digests
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from deepsentinel.corpus.streams import Streams
 from deepsentinel.sources import base
 
 EQUAL_AREA = 6933  # EASE-Grid 2.0 global: cylindrical, so that areas are true and parallels are straight
 _ANTARCTICA = 'ATA'
 _NO_ISO_CODE = '-99'
 _STREAM = 0x1A4D  # tells this draw apart from the others that share the run's seed
-_CANDIDATES = 8  # a round of rejection sampling; about half of all candidates lie on land
+_CANDIDATES = 2  # a round of rejection sampling; about half of all candidates lie on land
 
 # The 27 member states and the United Kingdom: the labelled corpus of the paper. Natural Earth keeps the Aland Islands
 # apart from Finland, so they are named too.
@@ -160,22 +161,24 @@ class Region:
     Returns:
       DataFrame of N rows: lon_deg, lat_deg float64 (WGS84), country (ISO alpha-3 code).
     """
-    streams = [np.random.default_rng([seed, _STREAM, int(number), attempt]) for number in numbers]
-    lon, lat = np.full(len(streams), np.nan), np.full(len(streams), np.nan)
-    part = np.zeros(len(streams), np.int64)
-    pending = np.arange(len(streams))
+    streams = Streams([seed, _STREAM, np.asarray(numbers, np.int64), attempt])
+    lon, lat = np.full(len(numbers), np.nan), np.full(len(numbers), np.nan)
+    part = np.zeros(len(numbers), np.int64)
+    pending = np.arange(len(numbers))
     to_lonlat = base.transformer(EQUAL_AREA, 4326)
     while pending.size:
-      u = np.stack([streams[i].random((_CANDIDATES, 3)) for i in pending])  # [N, 8, 3]
-      which = np.searchsorted(self._cumulative, u[..., 0] * self._cumulative[-1], side='right')  # [N, 8]
+      u = streams.uniforms(3 * _CANDIDATES).reshape(-1, _CANDIDATES, 3)  # [N, 2, 3]
+      which = np.searchsorted(self._cumulative, u[..., 0] * self._cumulative[-1], side='right')  # [N, 2]
       xy = self._corner[which] + u[..., 1:] * self._size[which]
       x, y = to_lonlat.transform(xy[..., 0], xy[..., 1])
       on_land = shapely.contains_xy(self.parts[which], x, y)
-      rows, first = np.flatnonzero(on_land.any(1)), on_land.argmax(1)
+      found, first = on_land.any(1), on_land.argmax(1)
+      rows = np.flatnonzero(found)
       chosen = first[rows]
       lon[pending[rows]], lat[pending[rows]] = x[rows, chosen], y[rows, chosen]
       part[pending[rows]] = which[rows, chosen]
-      pending = np.delete(pending, rows)
+      streams.keep(~found)
+      pending = pending[~found]
     return pd.DataFrame({'lon_deg': lon, 'lat_deg': lat, 'country': self.country[part]})
 
   def country_of(self, lon_deg: np.ndarray, lat_deg: np.ndarray) -> np.ndarray:

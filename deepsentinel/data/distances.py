@@ -1,6 +1,8 @@
 """Which points lie near which on the Earth, by geodesics of WGS84."""
 
+import concurrent.futures
 import dataclasses
+import os
 
 import numpy as np
 import pyproj
@@ -10,7 +12,7 @@ KM_PER_DEGREE = 111.195  # of arc, on the sphere of the Earth's mean radius
 # Smallest radius of curvature of WGS84 (of the meridian, at the equator). A geodesic is never shorter than this times
 # the angle between the two points drawn on a unit sphere, so a search by that angle misses nothing.
 _MIN_RADIUS_KM = 6335.439
-_GEOD_CHUNK = 1_000_000  # pairs given to PROJ at once, about 100 MB
+_GEOD_CHUNK = 100_000  # pairs given to PROJ at once, about 10 MB
 _MAX_PAIRS = 200_000_000  # about 5 GB of table
 
 
@@ -43,9 +45,17 @@ def geodesic_km(lon_a: np.ndarray, lat_a: np.ndarray, lon_b: np.ndarray, lat_b: 
   """float64 [M]: WGS84 geodesic distance of each pair, km."""
   geod = pyproj.Geod(ellps='WGS84')
   out = np.empty(len(lon_a), np.float64)
-  for start in range(0, len(out), _GEOD_CHUNK):
+
+  def measure(start: int) -> None:
     part = slice(start, start + _GEOD_CHUNK)
-    out[part] = geod.inv(lon_a[part], lat_a[part], lon_b[part], lat_b[part])[2] if len(out[part]) else 0
+    out[part] = geod.inv(lon_a[part], lat_a[part], lon_b[part], lat_b[part])[2]
+
+  if len(out) <= _GEOD_CHUNK:
+    if len(out):
+      measure(0)
+  else:  # PROJ releases the interpreter
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      list(pool.map(measure, range(0, len(out), _GEOD_CHUNK)))
   return out / 1000
 
 
@@ -142,7 +152,7 @@ def nearest_neighbours(
   a, b, distance = a[near].astype(np.int32), b[near].astype(np.int32), distance[near].astype(np.float32)
   # Each pair serves both points.
   row, index, distance = np.concatenate([a, b]), np.concatenate([b, a]), np.concatenate([distance, distance])
-  order = np.argsort(row.astype(np.int64) * len(lon) + index, kind='stable')
+  order = np.argsort(row.astype(np.int64) * len(lon) + index)  # no two are the same
   offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(lon)))]).astype(np.int64)
   distance = distance[order]
   return NeighbourTable(offsets, index[order], distance, _row_minimum(offsets, distance), radius_km)

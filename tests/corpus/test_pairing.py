@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import geopandas
 import numpy as np
 import pytest
 import shapely
@@ -94,6 +95,28 @@ def test_a_listing_comes_back_as_it_was(tmp_path):
   assert catalogue.find(tmp_path, 'sentinel1', BLOCK, 'one') is None
 
 
+def test_a_scene_is_found_among_thousands(tmp_path):
+  """By its id alone, in a file of several groups, in whatever order the scenes came, and after it is written anew."""
+  rng = np.random.default_rng(0)
+  scenes = random_scenes(rng, 12.0, 48.0, 3000)[::2]
+  listing = catalogue.Listing(tmp_path, 'sentinel2', BLOCK)
+  listing.add('+048+012', [scenes[i] for i in rng.permutation(len(scenes))])
+  listing.write()
+  for k in (0, 1, 700, len(scenes) - 1):
+    assert catalogue.find(tmp_path, 'sentinel2', BLOCK, scenes[k].id) == scenes[k]
+  for absent in ('', 'sentinel2-1', 'sentinel2-999999', 'z'):
+    assert catalogue.find(tmp_path, 'sentinel2', BLOCK, absent) is None
+  later = random_scenes(rng, 12.0, 48.0, 3002)[3000]
+  listing.add('+048+012', [later])
+  listing.write()
+  assert catalogue.find(tmp_path, 'sentinel2', BLOCK, later.id) == later
+  assert catalogue.Listing(tmp_path, 'sentinel2', BLOCK).scenes == {s.id: s for s in [*scenes, later]}
+  # Files of earlier versions are one group, by time.
+  path = tmp_path / 'catalogue' / 'sentinel2' / '2020-03-01.parquet'
+  geopandas.read_parquet(path).sort_values('time').to_parquet(path)
+  assert catalogue.find(tmp_path, 'sentinel2', BLOCK, scenes[700].id) == scenes[700]
+
+
 def test_cells_without_scenes_are_remembered(tmp_path):
   listing = catalogue.Listing(tmp_path, 'sentinel1', BLOCK)
   listing.add('+000+000', [])
@@ -109,6 +132,8 @@ def test_a_damaged_listing_is_named(tmp_path):
   file.write_bytes(file.read_bytes()[:100])
   with pytest.raises(ValueError, match=r'2020-03-01.parquet is damaged .*Remove it and run the command again'):
     catalogue.Listing(tmp_path, 'sentinel2', BLOCK)
+  with pytest.raises(ValueError, match=r'2020-03-01.parquet is damaged .*Remove it and run the command again'):
+    catalogue.find(tmp_path, 'sentinel2', BLOCK, 'one')
 
 
 def asked_config(tmp_path, **arguments):

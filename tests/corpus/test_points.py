@@ -70,6 +70,24 @@ def test_a_point_depends_on_its_number_alone(seed, n, shuffler):
   assert not np.isclose(region.draw(seed, [0], attempt=1)['lon_deg'][0], whole['lon_deg'][0])
 
 
+def test_points_are_those_of_generators_made_one_by_one():
+  region, numbers = points.Region('EU27_GB'), [0, 5, 31, 99_999, 7]
+  to_lonlat = pyproj.Transformer.from_crs(points.EQUAL_AREA, 4326, always_xy=True)
+  share = np.cumsum(region._size.prod(1)) / region._size.prod(1).sum()
+  for attempt in (0, 3):
+    drawn = region.draw(11, numbers, attempt)
+    for row, number in enumerate(numbers):
+      stream = np.random.default_rng([11, points._STREAM, number, attempt])
+      while True:
+        u = stream.random(3)
+        which = int(np.searchsorted(share, u[0], side='right'))
+        place = to_lonlat.transform(*(region._corner[which] + u[1:] * region._size[which]))
+        if shapely.contains_xy(region.parts[which], *place):
+          break
+      assert (drawn['lon_deg'][row], drawn['lat_deg'][row]) == place
+      assert drawn['country'][row] == region.country[which]
+
+
 def test_box_across_the_antimeridian():
   drawn = points.land_points(200, 0, bbox='170,-25,-175,-10')
   assert ((drawn['lon_deg'] >= 170) | (drawn['lon_deg'] <= -175)).all()
