@@ -104,7 +104,7 @@ def torch_images(images: np.ndarray):
   """float32 [B, H, W, C] as a tensor [B, C, H, W], channels last in memory."""
   import torch
 
-  return torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+  return torch.from_numpy(np.array(images).transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
 
 
 def _embed(paths: dict[str, pathlib.Path], out: pathlib.Path, encoder: str, width: int, said) -> None:
