@@ -1,29 +1,29 @@
 """How fast is a whole scene embedded, and in how much memory?
 
-    python benchmarks/embed_scene.py [--side=10980] [--width=8] [--encoder=resnet18] [--dir=.cache/benchmarks]
+    python benchmarks/embed_scene.py [--side=4096] [--width=8] [--encoder=resnet18] [--repeats=2]
+        [--dir=.cache/benchmarks]
 
 Writes a Sentinel-2 and a Sentinel-1 GeoTIFF of SIDE x SIDE px once, 14 bands of noise, and embeds them in a process of
-their own, as `python -m deepsentinel.embed` does: reading, encoding, strips, Cloud-Optimized GeoTIFF and picture.
-Compared with PyTorch (channels last) encoding the same windows, without reading or writing anything.
+their own, as `python -m deepsentinel.embed` does: start of the backend, compiling, reading, encoding, strips,
+Cloud-Optimized GeoTIFF and picture. The peer is PyTorch, channels last, in inference mode, encoding windows of the same
+size with all of its cores, without reading or writing anything. A scene of half the side says whether memory grows with
+the scene. A Sentinel-2 tile has a side of 10,980 px.
 """
 
+import argparse
 import multiprocessing
+import os
 import pathlib
 import resource
 import shutil
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 import rasterio
-from absl import app, flags
 
 from deepsentinel import sensors
-
-_SIDE = flags.DEFINE_integer('side', 10_980, 'of the scene, pixels')
-_WIDTH = flags.DEFINE_integer('width', 8, 'of the encoder')
-_ENCODER = flags.DEFINE_string('encoder', 'resnet18', 'of the registry')
-_DIR = flags.DEFINE_string('dir', '.cache/benchmarks', 'where the scene is kept')
 
 _BLOCK = 512
 _PEER_WINDOWS = 4
@@ -58,15 +58,18 @@ def write_scene(folder: pathlib.Path, height: int, width: int) -> dict[str, path
   return paths
 
 
-def _model(name: str, width: int):
-  """A pretrained model whose variables nothing was learnt into."""
+def trained(name: str, width: int, variables=None):
+  """A pretrained model of all bands; without variables of Tile2Vec, one that nothing was learnt into."""
   from deepsentinel import registry
   from deepsentinel.objectives.tile2vec import Tile2Vec
   from deepsentinel.train.trained import Trained
 
   encoder = registry.load('encoder', name)(width=width)
   spec = sensors.SensorSpec()
-  variables = encoder.init(jax.random.key(0), np.zeros((1, 64, 64, len(spec.bands)), np.float32), train=False)
+  if variables is None:
+    images = np.zeros((1, 64, 64, len(spec.bands)), np.float32)
+    drawn = encoder.init(jax.random.key(0), images, train=False)
+    variables = {kind: {'encoder': jax.tree.map(np.asarray, tree)} for kind, tree in drawn.items()}
   n = len(spec.s2_bands)
   statistics = {
     'bands': list(spec.bands),
@@ -74,15 +77,41 @@ def _model(name: str, width: int):
     'std': [0.1] * n + [5.0] * 2,
     'count': [1] * len(spec.bands),
   }
-  kinds = {kind: {'encoder': jax.tree.map(np.asarray, tree)} for kind, tree in variables.items()}
   return Trained(
     stage='pretrain', config={'data': {'crop_px': 128}, 'encoder': {'name': name}}, spec=spec, statistics=statistics,
-    subsets=[], module=Tile2Vec(encoder=encoder), variables=kinds, step=0, sha256='0' * 64, synthetic=True,
+    subsets=[], module=Tile2Vec(encoder=encoder), variables=variables, step=0, sha256='0' * 64, synthetic=True,
     directory=pathlib.Path('none'),
   )  # fmt: skip
 
 
+def torch_encoder(model):
+  """The encoder of a model of all of its variables as an export writes it in PyTorch, channels last."""
+  import torch
+
+  from deepsentinel.export import modeling_deepsentinel, pytorch
+
+  layers = pytorch.layers(model)
+  network = modeling_deepsentinel.Encoder(
+    len(model.bands), model.module.encoder.width, layers['stage_sizes'], layers['attention_after']
+  )
+  weights = {key: torch.from_numpy(value) for key, value in pytorch.state_dict(model).items()}
+  own = {key.removeprefix('encoder.'): value for key, value in weights.items() if key.startswith('encoder.')}
+  network.load_state_dict(own)
+  return network.to(memory_format=torch.channels_last)
+
+
+def torch_images(images: np.ndarray):
+  """float32 [B, H, W, C] as a tensor [B, C, H, W], channels last in memory."""
+  import torch
+
+  return torch.from_numpy(np.array(images).transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+
+
 def _embed(paths: dict[str, pathlib.Path], out: pathlib.Path, encoder: str, width: int, said) -> None:
+  from deepsentinel.train import xla
+
+  begun = time.perf_counter()
+  xla.prepare_backend()
   from deepsentinel.embedding import area, geotiff, inputs, scene
   from deepsentinel.sources.local import LocalScenes
 
@@ -92,9 +121,8 @@ def _embed(paths: dict[str, pathlib.Path], out: pathlib.Path, encoder: str, widt
     stated = {'s2_unit': 'reflectance_x1e4', 's1_unit': 'db_x100', 's1_quantity': 'sigma0_ellipsoid'}
     source = LocalScenes(str(path), times={sensor: '2020-06-01'}, **stated)
     found.append(inputs.SceneInput(source, source.scenes()[0], 'local', stated))
-  model = _model(encoder, width)
+  model = trained(encoder, width)
   grid = area.scene_grid(found[0].source, found[0].scene)
-  begun = time.perf_counter()
   scene.embed(model, inputs.SceneReader(found, model.bands), grid, out, progress=False)
   said.send((time.perf_counter() - begun, _peak_mb()))
 
@@ -122,50 +150,73 @@ def measure(folder: pathlib.Path, height: int, width: int, encoder: str, channel
   return seconds, peak_mb
 
 
-def _peer(model, window_px: int) -> float | None:
-  """Seconds in which PyTorch encodes one window; None where there is no PyTorch, or no such encoder written in it."""
-  from deepsentinel.export import pytorch
+def torch_pixels_per_s(model, side: int) -> Callable[[], float]:
+  """A run of PyTorch over some windows of a scene, which returns the pixels that are kept of them a second.
 
-  try:
-    import torch
+  Args:
+    model: of an encoder that sees windows of which the centre is kept.
+    side: of the scene, pixels.
+  """
+  import torch
 
-    from deepsentinel.export import modeling_deepsentinel
-
-    layers = pytorch.layers(model)
-  except (ImportError, ValueError) as error:
-    print(f'  not compared with PyTorch: {error}')
-    return None
-  bands, width = len(model.bands), model.module.encoder.width
-  network = modeling_deepsentinel.Encoder(bands, width, layers['stage_sizes'], layers['attention_after'])
-  network = network.eval().to(memory_format=torch.channels_last)
-  images = torch.zeros((1, bands, window_px, window_px)).to(memory_format=torch.channels_last)
-  with torch.inference_mode():
-    network(images)
-    begun = time.perf_counter()
-    for _ in range(_PEER_WINDOWS):
-      network(images)
-  return (time.perf_counter() - begun) / _PEER_WINDOWS
-
-
-def main(_: list[str]) -> None:
   from deepsentinel.embedding import windows
 
-  side, folder = _SIDE.value, pathlib.Path(_DIR.value) / 'embed_scene'
-  seconds, peak_mb = measure(folder, side, side, _ENCODER.value, _WIDTH.value)
-  pixels = side**2
-  print(f'{_ENCODER.value}, width {_WIDTH.value}, {side} x {side} px of {len(sensors.ALL_BANDS)} bands')
-  print(f'  embedded in {seconds:.0f} s: {pixels / seconds / 1e6:.2f} million px/s; peak memory {peak_mb:.0f} MB')
-  model = _model(_ENCODER.value, _WIDTH.value)
-  reach_px = model.module.encoder.reach_px
-  if reach_px is None:
-    print('  not compared with PyTorch: this encoder sees a window as a whole, not windows whose centre is kept')
-    return
-  layout = windows.plan(side, side, stride=16, reach_px=reach_px, crop_px=model.crop_px)
-  peer_s = _peer(model, layout.window_px)
-  if peer_s is not None:
-    rate = (layout.step * layout.stride) ** 2 / peer_s / 1e6
-    print(f'  PyTorch, the same windows, encoding alone: {rate:.2f} million px/s')
+  layout = windows.plan(side, side, stride=16, reach_px=model.module.encoder.reach_px, crop_px=model.crop_px)
+  shape = (layout.batch, layout.window_px, layout.window_px, len(model.bands))
+  images = torch_images(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+  network = torch_encoder(model).eval()
+  kept_px = layout.batch * (layout.step * layout.stride) ** 2
+
+  def run() -> float:
+    with torch.inference_mode():
+      begun = time.perf_counter()
+      for _ in range(_PEER_WINDOWS):
+        network(images)
+    return _PEER_WINDOWS * kept_px / (time.perf_counter() - begun)
+
+  return run
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--side', type=int, default=4096, help='of the scene, pixels')
+  parser.add_argument('--width', type=int, default=8, help='channels of the stem of the encoder')
+  parser.add_argument('--encoder', default='resnet18', help='one without attention')
+  parser.add_argument('--repeats', type=int, default=2, help='turns of each way')
+  parser.add_argument('--dir', default='.cache/benchmarks', help='where the scenes are kept')
+  options = parser.parse_args()
+  import sidebyside
+  import torch
+
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  side, folder, peaks = options.side, pathlib.Path(options.dir) / 'embed_scene', []
+
+  def ours() -> float:
+    seconds, peak_mb = measure(folder, side, side, options.encoder, options.width)
+    peaks.append(peak_mb)
+    return side**2 / seconds / 1e6
+
+  model = trained(options.encoder, options.width)
+  if model.module.encoder.reach_px is None:
+    parser.error(f'--encoder={options.encoder} sees a window as a whole, so its windows cannot be compared.')
+  theirs = torch_pixels_per_s(model, side)
+  half_mb = [measure(folder, side // 2, side // 2, options.encoder, options.width)[1] for _ in range(options.repeats)]
+  values = sidebyside.alternate({'ours': ours, 'theirs': lambda: theirs() / 1e6}, options.repeats)
+  what = f'{options.encoder} of width {options.width}'
+  sidebyside.leave(
+    __file__,
+    [
+      sidebyside.Row(
+        f'scene of {side} x {side} px to embedding.tif, {what}, the whole command',
+        'PyTorch, channels last, encoding the windows alone', 'million px/s', values['ours'], values['theirs'], aim=1.0,
+      ),
+      sidebyside.Row(
+        f'peak memory of a scene of {side} x {side} px, {what}', f'a scene of {side // 2} x {side // 2} px', 'MB',
+        peaks[1:], half_mb, note='a ratio of 1 is flat',
+      ),
+    ],
+  )  # fmt: skip
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from deepsentinel.encoders.batchnorm import BatchNorm
+
 # Flax's momentum 0.9 is PyTorch's 0.1.
-BATCH_NORM = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+BATCH_NORM = functools.partial(BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
 class EncoderOutput(NamedTuple):

@@ -29,7 +29,9 @@ def physical(batch: Mapping[str, Array], spec_records: sensors.SensorSpec, bands
     ('s1', s1_index, sensors.S1_SCALE, sensors.S1_NODATA),
   ):
     if index:
-      stored = batch[field][..., np.asarray(index)]
+      stored = batch[field]
+      if tuple(index) != tuple(range(stored.shape[-1])):  # or a gather would copy all bands of it
+        stored = stored[..., np.asarray(index)]
       values.append(stored.astype(jnp.float32) / scale)
       valid.append(stored != nodata)
   return jnp.concatenate(values, -1), jnp.concatenate(valid, -1)

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from deepsentinel.encoders.batchnorm import BatchNorm
+
 _AXIS = 'batch'
 
 
@@ -137,7 +139,7 @@ def check_batch_size(batch_size: int, devices: int | None = None, *, key: str = 
 
 def norm(**kwargs) -> nn.Module:
   """Batch norm whose statistics are those of the global batch; a drop-in for the partial an encoder defaults to."""
-  return nn.BatchNorm(**{'momentum': 0.9, 'epsilon': 1e-5, 'axis_name': _AXIS, **kwargs})
+  return BatchNorm(**{'momentum': 0.9, 'epsilon': 1e-5, 'axis_name': _AXIS, **kwargs})
 
 
 def gather(x: jax.Array) -> jax.Array:
