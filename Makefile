@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := quickstart
 SIZE := full
-BENCHMARKS := $(filter-out benchmarks/sidebyside.py benchmarks/stac_corpus_config.py,$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out benchmarks/sidebyside.py,$(sort $(shell grep -l "^if __name__ == '__main__'" benchmarks/*.py)))
 
 .PHONY: help install quickstart real-data notebooks test lint format bench peers clean
 .DEFAULT_GOAL := help

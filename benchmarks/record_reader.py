@@ -1,154 +1,147 @@
-"""Patches a second: random 128-px crops of 256-px records through RecordSet and through tf.data, on one core.
+"""Random 128-px crops of 256-px patches a second: RecordSet, what users have instead, and what the machine can do.
 
-  python benchmarks/record_reader.py [--records=600] [--ids=10000] [--repeats=3]
+  python benchmarks/record_reader.py [--records=300] [--seconds=1.5] [--repeats=3] [--cores=1,all]
 
-Both read the same shards (uncompressed, in the page cache), deliver batches of 64 crops of 's2' and 's1' and visit
-every record once an epoch in a new random order, until --ids crops are read. tf.data runs as TFDS builds it, without
-autocache and decoding only the two fields. The two alternate within one process that is bound to one core.
+Each reader makes batches of 64 examples of 's2' uint16 and 's1' int16 from the same patches in the page cache: single
+crops, and Tile2Vec's triplets of three patches. Peers: tf.data on the same shards; one compressed .npz a patch through
+PyTorch's DataLoader (left out where PyTorch is not installed); tiled GeoTIFFs through rasterio, stored and deflated.
+The machine: whole shards read into one buffer, and the same crops copied from memory. Readers alternate in one process
+bound to its cores; each run takes about --seconds once its first batches are there. All pixels of a first batch are
+compared with RecordSet's.
 """
 
 import argparse
-import json
+import concurrent.futures
+import functools
+import importlib.util
+import math
+import multiprocessing
 import os
 import pathlib
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import patchformats
+import patchreaders
+import sidebyside
 
-from deepsentinel import schema, sensors
-from deepsentinel.data import records
+from deepsentinel.data import records as records_lib
 
-PATCH_PX = 256
-CROP_PX = 128
-BATCH = 64
-SHARDS = 8
-NAME = 'deepsentinel_unlabelled'
-
-
-def write_records(directory: pathlib.Path, count: int) -> None:
-  """Writes `count` records of random pixels, as the builder's features serialise them."""
-  import tensorflow as tf
-  import tensorflow_datasets as tfds
-  import tqdm
-
-  from deepsentinel import packaging
-
-  spec = sensors.SensorSpec()
-  features = packaging.features(spec, PATCH_PX, labelled=False)
-  rng = np.random.default_rng(0)
-  directory.mkdir(parents=True, exist_ok=True)
-  lengths = [len(part) for part in np.array_split(np.arange(count), SHARDS)]
-  template = tfds.core.ShardedFileTemplate(
-    data_dir=directory, dataset_name=NAME, split='train', filetype_suffix='tfrecord'
-  )
-  number = written = 0
-  progress = tqdm.tqdm(total=count, desc='Writing records', leave=False)
-  for shard, length in enumerate(lengths):
-    with tf.io.TFRecordWriter(str(template.sharded_filepath(shard_index=shard, num_shards=SHARDS))) as writer:
-      for _ in range(length):
-        example: dict[str, Any] = {c.name: c.missing for c in schema.SCALARS} | {'id': f'{number:06d}'}
-        for field in schema.tensor_fields(spec, PATCH_PX, labelled=False).values():
-          limits = np.iinfo(field.dtype)
-          example[field.name] = rng.integers(limits.min, limits.max, field.shape, field.dtype, endpoint=True)
-        data = features.serialize_example(example)
-        writer.write(data)
-        written += len(data)
-        number += 1
-        progress.update()
-  split = tfds.core.SplitInfo(name='train', shard_lengths=lengths, num_bytes=written, filename_template=template)
-  tfds.folder_dataset.write_metadata(
-    data_dir=directory, features=features, split_infos=[split], filename_template=template, check_data=False
-  )
-  card = {'spec': spec.to_dict(), 'patch_px': PATCH_PX, 'labelled': False, 'synthetic': True, 'name': 'benchmark'}
-  (directory / 'metadata.json').write_text(json.dumps({'card': card}))
+_TF_DATA, _NPZ, _STORED, _DEFLATED, _COPY = (
+  'tf.data', 'compressed .npz, PyTorch DataLoader', 'GeoTIFF, rasterio', 'GeoTIFF (deflate), rasterio',
+  'bare loop that copies the crops from memory',
+)  # fmt: skip
+_AIMS = {_TF_DATA: 5.0, _NPZ: 20.0, _STORED: 20.0, _DEFLATED: 20.0, _COPY: 0.5}
+_READ = 'whole shards read into one buffer'
+_PIECE = 512 << 10
+VIEWS = {'single crops': 1, 'triplets': 3}
 
 
-def epochs(count: int, ids: int, rng: np.random.Generator) -> np.ndarray:
-  """int64 [ids]: permutations of 0 .. count - 1, one after another."""
-  return np.concatenate([rng.permutation(count) for _ in range(-(-ids // count))])[:ids]
+def rate(reader: patchreaders.Reader, views: int, count: int, skip: int) -> float:
+  """Crops a second of `count` batches that follow the first `skip`, in which workers start and buffers fill."""
+  batches = reader(skip + count, 0)
+  for _ in range(skip):
+    next(batches)
+  begun = time.perf_counter()
+  for _ in batches:
+    pass
+  return count * patchreaders.BATCH * views / (time.perf_counter() - begun)
 
 
-def record_set(directory: pathlib.Path, ids: int) -> Callable[[int], Iterator[dict]]:
-  reader = records.RecordSet(directory, 'train', threads=1)
-
-  def batches(seed: int) -> Iterator[dict]:
-    rng = np.random.default_rng(seed)
-    order = epochs(len(reader), ids, rng)
-    for begin in range(0, ids, BATCH):
-      index = order[begin : begin + BATCH]
-      row, col = rng.integers(0, PATCH_PX - CROP_PX + 1, (2, len(index)))
-      yield {field: reader.read_crops(field, index, row, col, CROP_PX) for field in ('s2', 's1')}
-
-  return batches
+def timed(reader: patchreaders.Reader, views: int, seconds: float, cores: int, skip: int) -> Callable[[], float]:
+  """A run of about `seconds`; workers take batches in turn, so it is a whole number of turns."""
+  guess = rate(reader, views, cores, skip) / (patchreaders.BATCH * views)  # batches a second
+  return functools.partial(rate, reader, views, cores * math.ceil(guess * seconds / cores), skip)
 
 
-def tf_data(directory: pathlib.Path, ids: int) -> Callable[[int], Iterator[dict]]:
-  import tensorflow as tf
-  import tensorflow_datasets as tfds
+def read_bandwidth(paths: Sequence[pathlib.Path], cores: int) -> float:
+  """MB a second of whole files."""
 
-  tf.config.threading.set_inter_op_parallelism_threads(1)
-  tf.config.threading.set_intra_op_parallelism_threads(1)
-  builder = tfds.builder_from_directory(directory)
+  def read(path: pathlib.Path) -> int:
+    buffer, total = bytearray(_PIECE), 0
+    with path.open('rb') as file:
+      while count := os.readv(file.fileno(), [buffer]):
+        total += count
+    return total
 
-  def crop(example: dict) -> dict:
-    row, col = tf.unstack(tf.random.uniform([2], 0, PATCH_PX - CROP_PX + 1, tf.int32))
-    return {f: example[f][row : row + CROP_PX, col : col + CROP_PX] for f in ('s2', 's1')}
-
-  def batches(seed: int) -> Iterator[dict]:
-    data = builder.as_dataset(
-      split='train',
-      shuffle_files=True,
-      decoders=tfds.decode.PartialDecoding({'s2': True, 's1': True}),
-      read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=seed),
-    )
-    data = data.repeat().map(crop).shuffle(512, seed=seed).batch(BATCH).take(-(-ids // BATCH)).prefetch(2)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 1
-    return data.with_options(options).as_numpy_iterator()
-
-  return batches
+  begun = time.perf_counter()
+  with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    total = sum(pool.map(read, paths))
+  return total / 1e6 / (time.perf_counter() - begun)
 
 
-def rate(batches: Iterator[dict]) -> float:
-  """Crops a second of one run."""
-  count, begin = 0, time.perf_counter()
-  for batch in batches:
-    count += len(batch['s2'])
-  return count / (time.perf_counter() - begin)
+def readers(records: records_lib.RecordSet, home: pathlib.Path, views: int, cores: int) -> dict:
+  """Name -> reader, ours first."""
+  patches = len(records)
+  made = {'RecordSet': patchreaders.record_set(records, views)}
+  made[_TF_DATA] = patchreaders.tf_data(records, views, cores)
+  if importlib.util.find_spec('torch'):
+    files = patchreaders.Files(patchformats.npz(home, patches), patchreaders.npz_crop)
+    made[_NPZ] = patchreaders.torch_loader(files, patches, views, cores)
+  else:
+    print(f'left out: {_NPZ}; PyTorch is not installed (`make peers` installs it)')
+  for name, compress in ((_STORED, 'none'), (_DEFLATED, 'deflate')):
+    files = patchreaders.Files(patchformats.geotiffs(home, patches, compress), patchreaders.geotiff_crop)
+    made[name] = patchreaders.on_threads(files, patches, views, cores)
+  arrays = {field: records.read(field, np.arange(patches)) for field in patchformats.FIELDS}
+  made[_COPY] = patchreaders.copies(arrays, views, cores)
+  return made
+
+
+def compare(home: pathlib.Path, cores: int, where: str, options: argparse.Namespace) -> list[sidebyside.Row]:
+  """The rows of one number of cores; in a process of its own, since libraries ask for the cores when they start."""
+  if hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+  directory = patchformats.records(home, options.records)
+  shards = sorted(directory.glob('*.tfrecord-*'))
+  records = records_lib.RecordSet(directory, 'train', threads=cores)
+  rows = []
+  for what, views in VIEWS.items():
+    made = readers(records, home, views, cores)
+    for name, reader in made.items():
+      patchreaders.check(next(iter(reader(1, 0))), records, name)
+    runs = {}
+    for name, reader in made.items():
+      skip = cores if cores > 1 or name == _TF_DATA else 0
+      runs[name] = timed(reader, views, options.seconds, cores, skip)
+    if views == 1:
+      runs[_READ] = functools.partial(read_bandwidth, shards, cores)
+    rates = sidebyside.alternate(runs, options.repeats)
+    ours = rates.pop('RecordSet')
+    stage = f'random {patchreaders.CROP_PX}-px crops of {patchformats.PATCH_PX}-px patches to a batch, {what}, {where}'
+    if _READ in rates:
+      # What `preadv` reads: the rows that hold the crop. The crop is half of them.
+      pixel = sum(records.fields[field].shape[2] * 2 for field in patchformats.FIELDS)
+      megabytes = patchreaders.CROP_PX * patchformats.PATCH_PX * pixel / 1e6
+      read = [megabytes * value for value in ours]
+      note = 'rows that hold the crops, of which these are half'
+      raw = sidebyside.Row(stage, _READ, 'MB/s', read, rates.pop(_READ), 0.5, note)
+      rows.append(raw)
+    for name, theirs in rates.items():
+      note = 'its triplets must lie side by side in the shards' if views > 1 and name == _TF_DATA else ''
+      rows.append(sidebyside.Row(stage, name, 'crops/s', ours, theirs, _AIMS[name], note))
+  return rows
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--records', type=int, default=600, help='records in the shards (1.8 MB each)')
-  parser.add_argument('--ids', type=int, default=10_000, help='crops of one run')
+  parser.add_argument('--records', type=int, default=300, help='patches (1.8 MB each in the shards, 7 MB in all)')
+  parser.add_argument('--seconds', type=float, default=1.5, help='of one run')
   parser.add_argument('--repeats', type=int, default=3, help='runs of each reader, alternating')
-  parser.add_argument('--dir', default='.cache/benchmarks', help='where the shards are kept')
+  parser.add_argument('--cores', default='1,all', help='numbers of cores, one after another')
+  parser.add_argument('--dir', type=pathlib.Path, default=pathlib.Path('.cache/benchmarks'), help='keeps the patches')
   options = parser.parse_args()
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ['CUDA_VISIBLE_DEVICES'] = ''
-  directory = pathlib.Path(options.dir, f'records_{options.records}')
-  if not (directory / 'metadata.json').is_file():
-    write_records(directory, options.records)
-  if hasattr(os, 'sched_setaffinity'):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
-  readers = {'tf.data': tf_data(directory, options.ids), 'RecordSet': record_set(directory, options.ids)}
-  for path in sorted(directory.glob('*.tfrecord-*')):
-    path.read_bytes()  # both start from a warm page cache
-  rates: dict[str, list[float]] = {name: [] for name in readers}
-  for repeat in range(options.repeats):
-    for name, batches in readers.items():
-      rates[name].append(rate(batches(repeat)))
-
-  print(f'{options.ids:,} random {CROP_PX}-px crops of {options.records} records of {PATCH_PX} px, one core, crops/s')
-  print(f'{"reader":<12}{"median":>10}{"min":>10}{"max":>10}')
-  for name, values in rates.items():
-    print(f'{name:<12}{statistics.median(values):>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}')
-  ratios = [ours / theirs for ours, theirs in zip(rates['RecordSet'], rates['tf.data'], strict=True)]
-  print(f'ratio of the pairs: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})')
+  os.environ['GDAL_DISABLE_READDIR_ON_OPEN'] = 'EMPTY_DIR'  # as GDAL advises for files without side files
+  there = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  rows = []
+  for cores in dict.fromkeys(there if part == 'all' else int(part) for part in options.cores.split(',')):
+    where = 'one core' if cores == 1 else f'{cores} cores'
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as alone:
+      rows += alone.submit(compare, options.dir, cores, where, options).result()
+  sidebyside.leave(__file__, rows)
 
 
 if __name__ == '__main__':

@@ -1,64 +1,113 @@
-"""What a training step waits for its batch: pixels that the host reads, and crops of a corpus that the devices hold.
+"""How long a Tile2Vec training step waits for its batch: of a resident corpus, of RecordSet, and of users' loaders.
 
-  python benchmarks/resident_corpus.py [--records=300] [--batch=64] [--steps=20] [--repeats=5] [--encoder=resnet18]
+  python benchmarks/resident_corpus.py [--records=300] [--steps=8] [--repeats=3] [--encoder=resnet18]
 
-Both ways train contrastive pairs of 128-px crops of 256-px records (uncompressed, in the page cache) from the same
-state, with the same plan, and must end with the same loss to the last bit. They alternate. A step's 'host' time is what
-passes between asking for the next batch and having it on its way to the step; what is read ahead meanwhile takes the
-processor's time from the step, which on a CPU shows in 'step'. On a GPU the host's time is hidden behind a longer step.
-The bytes are what the host sends a step.
+All train triplets of 128-px crops of 256-px records (in the page cache) from the same state. Batches that RecordSet
+reads ahead and those of a corpus that the devices hold have the same plan, and must end with the same loss to the last
+bit; the peers are tf.data on the same shards and compressed .npz through PyTorch's DataLoader, with a worker on each
+core. All alternate. A step waits from asking for the next batch until it is on its way to the devices; what is read
+ahead meanwhile takes the processor's time from the step, which on a CPU shows in the whole step. On a GPU the host's
+time is hidden behind a longer step.
 """
 
 import argparse
+import functools
+import importlib.util
+import os
 import pathlib
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
-import record_reader
+import patchformats
+import patchreaders
+import sidebyside
 
 from configs import common
-from deepsentinel.data import batches, records
+from deepsentinel.data import batches, neighbours, records
 from deepsentinel.train import inputs, loop, models, optimizers, parallel, resident, rngs, state
 
-_Way = Callable[[], tuple[float, float, float]]
+_RESIDENT, _STREAMED, _TF_DATA, _NPZ = (
+  'a corpus that the devices hold', 'RecordSet', 'tf.data', 'compressed .npz, PyTorch DataLoader',
+)  # fmt: skip
+_Feed = Callable[[], tuple[Iterator[dict[str, np.ndarray]], Callable[..., tuple[Any, int]]]]
 
 
 def host_bytes(batch: dict[str, np.ndarray]) -> int:
   return sum(values.nbytes for values in batch.values())
 
 
-def ways(reader: records.RecordSet, options: argparse.Namespace) -> tuple[dict[str, _Way], dict[str, int]]:
-  """Name -> a run of --steps that gives (host seconds a step, seconds a step, last loss); name -> bytes of a step."""
+def training_step(reader: records.RecordSet, options: argparse.Namespace):
+  """(the compiled step, its first state on every device)."""
   config = common.get_config()
-  config.pretrain.objective, config.encoder.name = 'contrastive', options.encoder
+  config.pretrain.objective, config.encoder.name = 'tile2vec', options.encoder
   config.encoder.width = options.width
   bands, plain = reader.spec.bands, config.to_dict()
   module = models.build(plain, 'pretrain', norm=parallel.norm, gather=parallel.gather)
   optimiser = optimizers.adam(1e-4)
-  # Random pixels: standardised to about -1 to 1, so that no loss overflows.
-  mean, std = (tuple(value if b[0] == 'B' else other for b in bands) for value, other in ((3.3, 0.0), (3.3, 330.0)))
+  # Standardised to about -1 to 1.
+  mean, std = (tuple(value if b[0] == 'B' else other for b in bands) for value, other in ((0.2, -15.0), (0.2, 10.0)))
   prepare = inputs.Prepare(reader.spec, bands, mean, std, seed=0)
   fresh = models.build(plain, 'pretrain')
   key = rngs.stream_key(0, 'init_pretrain', 0)
   first = state.create(state.init_variables(fresh, models.example_inputs(fresh, len(bands)), key), optimiser)
-  step = parallel.parallelise(state.train_step(module, prepare, optimiser), donate_first=True)
+  return parallel.parallelise(state.train_step(module, prepare, optimiser), donate_first=True), first
 
-  def training(pixels: bool):
-    return batches.training_batches(
-      reader, views='pair', batch_size=options.batch, crop_px=record_reader.CROP_PX, seed=0, pixels=pixels
-    )
 
+def feeds(reader: records.RecordSet, options: argparse.Namespace) -> tuple[dict[str, _Feed], dict[str, int]]:
+  """Name -> what begins a run's batches, and what places one on the devices; name -> bytes that the host sends."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  sampler = neighbours.NeighbourSampler.from_records(reader.table)
+  training = functools.partial(
+    batches.training_batches, reader, views='triplet', batch_size=options.batch, crop_px=patchreaders.CROP_PX, seed=0,
+    neighbours=sampler,
+  )  # fmt: skip
   begun = time.perf_counter()
-  source = resident.Source.of(reader, np.arange(len(reader)), ('s2', 's1'), record_reader.CROP_PX)
+  source = resident.Source.of(reader, np.arange(len(reader)), patchformats.FIELDS, patchreaders.CROP_PX)
   corpus = source.load()
   seconds = time.perf_counter() - begun
   print(f'loaded {source.nbytes / 1e6:,.0f} MB onto each of {jax.local_device_count()} devices in {seconds:.2f} s')
+  made: dict[str, _Feed] = {
+    _STREAMED: lambda: (training(), loop.send),
+    _RESIDENT: lambda: (training(pixels=False), corpus.place),
+  }
+  sent = {_STREAMED: host_bytes(next(training())), _RESIDENT: host_bytes(next(training(pixels=False)))}
+  peers = {_TF_DATA: patchreaders.tf_data(reader, 3, cores)}
+  if importlib.util.find_spec('torch'):
+    files = patchreaders.Files(patchformats.npz(options.dir, options.records), patchreaders.npz_crop)
+    peers[_NPZ] = patchreaders.torch_loader(files, len(reader), 3, cores)
+  else:
+    print(f'left out: {_NPZ}; PyTorch is not installed (`make peers` installs it)')
+  for name, peer in peers.items():
+    made[name] = functools.partial(lambda peer: (peer(options.steps + 1, 0), loop.send), peer)
+  return made, sent
 
-  def run(pixels: bool, place: Callable) -> tuple[float, float, float]:
-    current, feed, waited = parallel.replicate(first), training(pixels), 0.0
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--records', type=int, default=300, help='patches (1.8 MB each in the shards)')
+  parser.add_argument('--steps', type=int, default=8, help='of one run')
+  parser.add_argument('--repeats', type=int, default=3, help='runs of each way, alternating')
+  parser.add_argument('--encoder', default='resnet18')
+  parser.add_argument('--width', type=int, default=8, help='channels of its stem')
+  parser.add_argument('--dir', type=pathlib.Path, default=pathlib.Path('.cache/benchmarks'), help='keeps the patches')
+  options = parser.parse_args()
+  options.batch = patchreaders.BATCH
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  reader = records.RecordSet(patchformats.records(options.dir, options.records), 'train')
+  for path in sorted(pathlib.Path(reader.directory).glob('*.tfrecord-*')):
+    path.read_bytes()  # a warm page cache
+  step, first = training_step(reader, options)
+  made, sent = feeds(reader, options)
+  whole: dict[str, list[float]] = {name: [] for name in made}
+  losses = set()
+
+  def run(name: str) -> float:
+    """ms that a step waits; keeps the whole step's."""
+    feed, place = made[name]()
+    current, waited = parallel.replicate(first), 0.0
     ready, _ = place(next(feed))
     begun = time.perf_counter()
     for _ in range(options.steps):
@@ -67,48 +116,27 @@ def ways(reader: records.RecordSet, options: argparse.Namespace) -> tuple[dict[s
       ready, _ = place(next(feed))
       waited += time.perf_counter() - asked
       loss = float(parallel.unreplicate(metrics)['loss'][0])  # waits for the step
-    return waited / options.steps, (time.perf_counter() - begun) / options.steps, loss
-
-  made = {'streamed': lambda: run(True, loop.send), 'resident': lambda: run(False, corpus.place)}
-  return made, {'streamed': host_bytes(next(training(True))), 'resident': host_bytes(next(training(False)))}
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--records', type=int, default=300, help='records in the shards (1.8 MB each)')
-  parser.add_argument('--batch', type=int, default=64, help='pairs of a step')
-  parser.add_argument('--steps', type=int, default=20, help='of one run')
-  parser.add_argument('--repeats', type=int, default=5, help='runs of each way, alternating')
-  parser.add_argument('--encoder', default='resnet18')
-  parser.add_argument('--width', type=int, default=8, help='channels of its stem')
-  parser.add_argument('--dir', default='.cache/benchmarks', help='where the shards are kept')
-  options = parser.parse_args()
-  directory = pathlib.Path(options.dir, f'records_{options.records}')
-  if not (directory / 'metadata.json').is_file():
-    record_reader.write_records(directory, options.records)
-  for path in sorted(directory.glob('*.tfrecord-*')):
-    path.read_bytes()  # a warm page cache
-
-  made, sent = ways(records.RecordSet(directory, 'train'), options)
-  times: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
-  losses = {run()[2] for run in made.values()}  # compiles
-  for _ in range(options.repeats):
-    for name, run in made.items():
-      host_s, step_s, loss = run()
-      times[name].append((1e3 * host_s, 1e3 * step_s))
+    whole[name].append(1e3 * (time.perf_counter() - begun) / options.steps)
+    if name in (_STREAMED, _RESIDENT):
       losses.add(loss)
-  if len(losses) > 1:
-    raise SystemExit(f'The ways differ: losses {sorted(losses)}')
+    return 1e3 * waited / options.steps
 
-  print(f'{options.steps} steps of {options.batch} pairs, {options.encoder} of width {options.width}, ms a step')
-  print(f'{"":<10}{"host":>8}{"min":>8}{"max":>8}{"step":>10}{"min":>10}{"max":>10}{"sent, MB":>12}')
-  for name, values in times.items():
-    host_ms, step_ms = zip(*values, strict=True)
-    print(
-      f'{name:<10}{statistics.median(host_ms):>8.2f}{min(host_ms):>8.2f}{max(host_ms):>8.2f}'
-      f'{statistics.median(step_ms):>10.1f}{min(step_ms):>10.1f}{max(step_ms):>10.1f}{sent[name] / 1e6:>12.4f}'
-    )
-  print('the same last loss to the last bit')
+  waits = sidebyside.alternate({name: functools.partial(run, name) for name in made}, options.repeats)
+  if len(losses) > 1:
+    raise SystemExit(f'RecordSet and the resident corpus differ: losses {sorted(losses)}')
+  steps = {name: values[1:] for name, values in whole.items()}  # the first of each was not counted, as of `waits`
+  rows = []
+  what = f'of {options.batch} Tile2Vec triplets, {options.encoder} of width {options.width}'
+  for name in made:
+    if name == _STREAMED:
+      continue
+    ours, theirs = (_RESIDENT, _STREAMED) if name == _RESIDENT else (_STREAMED, name)
+    note = ''
+    if name == _RESIDENT:
+      note = f'{ours}; the host sends {sent[ours] / 1e6:.4f} MB a step, not {sent[theirs] / 1e6:.1f} MB'
+    rows.append(sidebyside.Row(f'a step {what} waits for its batch', theirs, 'ms', waits[ours], waits[theirs], 0, note))
+    rows.append(sidebyside.Row(f'a whole step {what}', theirs, 'ms', steps[ours], steps[theirs], 0, note))
+  sidebyside.leave(__file__, rows)
 
 
 if __name__ == '__main__':

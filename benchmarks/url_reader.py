@@ -25,7 +25,9 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import record_reader
+import patchformats
+import patchreaders
+import sidebyside
 
 from deepsentinel.data import records
 
@@ -93,10 +95,10 @@ def read(directory: str | pathlib.Path, batches: int, began: float) -> tuple[flo
   rng = np.random.default_rng(0)
   first = 0.0
   for number in range(batches):
-    index = rng.integers(0, len(split), record_reader.BATCH)
-    row, col = rng.integers(0, record_reader.PATCH_PX - record_reader.CROP_PX + 1, (2, len(index)))
-    for field in ('s2', 's1'):
-      split.read_crops(field, index, row, col, record_reader.CROP_PX)
+    index = rng.integers(0, len(split), patchreaders.BATCH)
+    row, col = rng.integers(0, patchformats.PATCH_PX - patchreaders.CROP_PX + 1, (2, len(index)))
+    for field in patchformats.FIELDS:
+      split.read_crops(field, index, row, col, patchreaders.CROP_PX)
     first = first if number else time.perf_counter() - began
   return first, time.perf_counter() - began
 
@@ -120,11 +122,9 @@ def main() -> None:
   parser.add_argument('--latency_ms', type=float, default=20, help='before each reply')
   parser.add_argument('--mbit', type=float, default=1000, help='of the line, a second')
   parser.add_argument('--repeats', type=int, default=3, help='runs of each way, alternating')
-  parser.add_argument('--dir', default='.cache/benchmarks', help='where the shards are kept')
+  parser.add_argument('--dir', type=pathlib.Path, default=pathlib.Path('.cache/benchmarks'), help='keeps the shards')
   options = parser.parse_args()
-  directory = pathlib.Path(options.dir, f'records_{options.records}').resolve()
-  if not (directory / 'metadata.json').is_file():
-    record_reader.write_records(directory, options.records)
+  directory = patchformats.records(options.dir, options.records).resolve()
   records.RecordSet(directory, 'train')  # writes the index, as publishing does
   names = sorted(path.name for path in directory.iterdir())
   context = multiprocessing.get_context('spawn')
@@ -137,32 +137,38 @@ def main() -> None:
     'ranges': lambda: ranges(url, options.batches),
     'download': lambda: download(url, options.batches, names),
   }
-  found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+  firsts: dict[str, list[float]] = {way: [] for way in ways}
+
+  def run(way: str) -> float:
+    """Seconds until the last batch; keeps those until the first, too."""
+    first, total = ways[way]()
+    firsts[way].append(first)
+    return total
+
   with tempfile.TemporaryDirectory() as cache:
     os.environ['DEEPSENTINEL_CACHE'] = cache
-    read(url, 1, 0.0)  # imports, connections
-    for _ in range(options.repeats):
-      for way, run in ways.items():
-        found[way].append(run())
+    seconds = sidebyside.alternate({way: functools.partial(run, way) for way in ways}, options.repeats)
   server.kill()
 
-  print(
-    f'{options.batches} batches of {record_reader.BATCH} crops of {options.records} records, '
-    f'{options.latency_ms:g} ms a request, {options.mbit:g} Mbit/s'
-  )
-  print(f'{"way":<10}{"first batch, s":>16}{"batches/s":>12}')
-  for way, runs in found.items():
-    first, total = (statistics.median(part) for part in zip(*runs, strict=True))
-    print(f'{way:<10}{first:>16.2f}{options.batches / total:>12.2f}')
-  ratios, epochs = [], []
-  for (first_get, total_get), (first, total) in zip(found['download'], found['ranges'], strict=True):
-    ratios.append(first_get / first)
+  firsts = {way: values[1:] for way, values in firsts.items()}  # as `alternate`, without the first run
+  line = f'{options.records} records at a URL, {options.latency_ms:g} ms a request, {options.mbit:g} Mbit/s'
+  peer = 'shards downloaded first'
+  rates = {way: [options.batches / value for value in values] for way, values in seconds.items()}
+  ahead = []
+  for first, total, first_get, total_get in zip(
+    firsts['ranges'], seconds['ranges'], firsts['download'], seconds['download'], strict=True
+  ):
     slower = ((total - first) - (total_get - first_get)) / max(options.batches - 1, 1)  # seconds a batch
-    batches = max(first_get - first, 0) / slower if slower > 0 else float('inf')
-    epochs.append(batches * record_reader.BATCH / options.records)
-  print(
-    f'ratio of the pairs: the first batch comes {statistics.median(ratios):.1f} times as soon by ranges; the download '
-    f'is ahead after {statistics.median(epochs):.1f} epochs'
+    count = max(first_get - first, 0) / slower if slower > 0 else float('inf')
+    ahead.append(count * patchreaders.BATCH / options.records)
+  note = f'with the first; the download is ahead after {statistics.median(ahead):.1f} epochs'
+  what = f'{options.batches} batches of {patchreaders.BATCH} random {patchreaders.CROP_PX}-px crops'
+  sidebyside.leave(
+    __file__,
+    [
+      sidebyside.Row(f'the first batch of {line}', peer, 's', firsts['ranges'], firsts['download']),
+      sidebyside.Row(f'{what} of {line}', peer, 'batches/s', rates['ranges'], rates['download'], 0, note),
+    ],
   )
 
 

@@ -13,7 +13,9 @@ from benchmarks import sidebyside
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'benchmarks'
 SCRIPTS = sorted(
-  path.name for path in FOLDER.glob('*.py') if path.name not in ('sidebyside.py', 'stac_corpus_config.py')
+  path.name
+  for path in FOLDER.glob('*.py')
+  if path.name != 'sidebyside.py' and "if __name__ == '__main__'" in path.read_text()
 )
 
 
@@ -45,7 +47,7 @@ def test_a_benchmark_documents_its_options_and_imports_no_test(name):
   assert not [part for part in imported if part.split('.')[0] == 'tests']
   text = ast.get_docstring(tree)
   assert f'python benchmarks/{name}' in text
-  shown = set(re.findall(r'--(\w+)', text + rows_of_the_readme()[name][-1]))
+  shown = set(re.findall(r'--(?:no-)?(\w+)', text + rows_of_the_readme()[name][-1]))
   code = (FOLDER / name).read_text()
   taken = set(re.findall(r"add_argument\(\s*'--(\w+)'", code)) | set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", code))
   taken |= {f'no{flag}' for flag in re.findall(r"DEFINE_bool\(\s*'(\w+)'", code)}

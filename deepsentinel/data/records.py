@@ -18,7 +18,7 @@ import pandas as pd
 import tqdm
 
 from deepsentinel import schema, sensors
-from deepsentinel.data import recordindex, stores
+from deepsentinel.data import memory, recordindex, stores
 from deepsentinel.data import shards as shards_lib
 
 BUILDERS = ('deepsentinel_labelled', 'deepsentinel_unlabelled', 'deepsentinel_mines')
@@ -84,9 +84,10 @@ class RecordSet:
     # Eagerly: the first batches are asked for by several threads at once.
     threads = 1 if self._shards.concurrent else self._threads
     self._pool = concurrent.futures.ThreadPoolExecutor(threads) if threads > 1 else None
+    self._memory = memory.Memory()
 
   def __getstate__(self) -> dict:
-    return {k: v for k, v in self.__dict__.items() if k != '_pool'}
+    return {k: v for k, v in self.__dict__.items() if k not in ('_pool', '_memory')}
 
   def __setstate__(self, state: dict) -> None:
     self.__dict__.update(state)
@@ -137,7 +138,7 @@ class RecordSet:
     self._check_crops(index, row, col, crop_px)
     shape = (len(index), crop_px, crop_px, *known.shape[2:])
     if out is None:
-      out = np.empty(shape, known.dtype)
+      out = self._memory.empty(shape, known.dtype)
     elif out.shape != shape or out.dtype != known.dtype or not out.flags.c_contiguous:
       raise ValueError(
         f'`out` for {field!r} must be C-contiguous {known.dtype} {shape}; found {out.dtype} {out.shape}.'
