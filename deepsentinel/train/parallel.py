@@ -139,7 +139,7 @@ def check_batch_size(batch_size: int, devices: int | None = None, *, key: str = 
 
 def norm(**kwargs) -> nn.Module:
   """Batch norm whose statistics are those of the global batch; a drop-in for the partial an encoder defaults to."""
-  return BatchNorm(**{'momentum': 0.9, 'epsilon': 1e-5, 'axis_name': _AXIS, **kwargs})
+  return BatchNorm(**{'momentum': 0.9, 'epsilon': 1e-5, 'axis_name': _AXIS, 'across': mean, **kwargs})
 
 
 def gather(x: jax.Array) -> jax.Array:

@@ -23,8 +23,8 @@ def outputs_and_gradients(layer, variables, x, weight):
   return kept, gradients
 
 
-@pytest.mark.parametrize('axis_name', [None, 'batch'])
-def test_it_is_batch_norm(axis_name):
+@pytest.mark.parametrize('across', [None, functools.partial(jax.lax.pmean, axis_name='batch')])
+def test_it_is_batch_norm(across):
   rng = np.random.default_rng(0)
   x = rng.normal(3, 2, (DEVICES, *SHAPE)).astype(np.float32) * np.arange(1, 8, dtype=np.float32)
   weight = rng.normal(size=x.shape).astype(np.float32)
@@ -32,12 +32,10 @@ def test_it_is_batch_norm(axis_name):
     'params': {'scale': rng.uniform(0.5, 2, 7).astype(np.float32), 'bias': rng.normal(size=7).astype(np.float32)},
     'batch_stats': {'mean': rng.normal(size=7).astype(np.float32), 'var': rng.uniform(1, 2, 7).astype(np.float32)},
   }
+  options = {'use_running_average': False, 'momentum': 0.9, 'axis_name': 'batch' if across else None}
   found, wanted = (
-    jax.vmap(
-      functools.partial(outputs_and_gradients, kind(False, momentum=0.9, axis_name=axis_name), variables),
-      axis_name='batch',
-    )(x, weight)
-    for kind in (BatchNorm, nn.BatchNorm)
+    jax.vmap(functools.partial(outputs_and_gradients, layer, variables), axis_name='batch')(x, weight)
+    for layer in (BatchNorm(**options, across=across), nn.BatchNorm(**options))
   )
   for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
