@@ -195,7 +195,7 @@ def _draw_sheet(axes, lines: Sequence[Sequence[np.ndarray]], names: Sequence[str
       boxes.append(corner + px * np.array([(0, 0), (0, 1), (1, 1), (1, 0)]))
   axes.imshow(sheet, interpolation='nearest')
   # A clouded patch is as white as the sheet.
-  axes.add_collection(PolyCollection(boxes, facecolors='none', edgecolors='#b8b8b8', linewidths=0.5))
+  axes.add_collection(PolyCollection(boxes, facecolors='none', edgecolors='#b8b8b8', linewidths=0.5, clip_on=False))
   axes.spines[:].set_visible(False)
   axes.xaxis.tick_top()
   axes.tick_params(length=0)
