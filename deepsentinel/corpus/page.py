@@ -218,7 +218,11 @@ def _bands(bands: list[Band]) -> bytes:
     mean, std = np.array([REFERENCE[b.name] for b in chosen]).T
     axes.errorbar(at, mean, std, fmt='o', color=_GREY, markersize=4, capsize=2, label='SSL4EO-S12, mean and std')
     axes.scatter(np.arange(len(chosen)) + 1.0, [b.mean for b in chosen], color=_ORANGE, s=16, zorder=3, label='mean')
-    axes.legend(fontsize=8)
+    # Below the names of the bands: a box may lie anywhere in the axes.
+    axes.legend(
+      fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False, columnspacing=0.8,
+      handlelength=1, handletextpad=0.3,
+    )  # fmt: skip
     axes.set(ylabel=unit)
   return axes_of.png()
 
