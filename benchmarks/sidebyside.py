@@ -7,7 +7,6 @@ makes the table of what the benchmarks have left, each as of its last run. `make
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -82,7 +81,7 @@ def leave(script: str, rows: Sequence[Row], results: pathlib.Path = RESULTS) -> 
   made = {
     'when': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
     'machine': machine(),
-    'versions': versions(),
+    'versions': provenance.versions(_PEERS),
     'commit': provenance.git_commit(),
     'rows': [row._asdict() for row in rows],
   }
@@ -98,17 +97,6 @@ def machine() -> str:
     name = names[0] if names else name
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   return f'{name}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB'
-
-
-def versions() -> dict[str, str]:
-  """Versions of what decides a result and of the peers; those not installed are left out."""
-  found = provenance.versions()
-  for name in _PEERS:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
 
 
 def table(made: Mapping[str, dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -33,10 +33,10 @@ def git_commit() -> str:
     return ''
 
 
-def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that decide a result; those not installed are left out."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+  """Versions of Python, of the packages that decide a result, and of `more`; those not installed are left out."""
   found = {'python': platform.python_version()}
-  for name in _PACKAGES:
+  for name in (*_PACKAGES, *more):
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -322,6 +322,12 @@ def _checked_fields(records, fields: Sequence[str] | None, label_field: str) -> 
   return found
 
 
+def nearest_sizes(batch_size: int, parts: int) -> str:
+  """The sizes just below and above that divide over the parts, for a message."""
+  below = max(batch_size // parts, 0) * parts
+  return ', '.join(str(size) for size in (below, below + parts) if size > 0)
+
+
 def _check_sizes(records, batch_size: int, crop_px: int, process_index: int, process_count: int) -> None:
   if not 0 < crop_px <= records.patch_px:
     raise ValueError(
@@ -331,8 +337,7 @@ def _check_sizes(records, batch_size: int, crop_px: int, process_index: int, pro
   if not 0 <= process_index < process_count:
     raise ValueError(f'process_index={process_index} is not one of {process_count} processes.')
   if batch_size < 1 or batch_size % process_count:
-    below = max(batch_size // process_count, 0) * process_count
-    nearest = ', '.join(str(b) for b in (below, below + process_count) if b > 0)
     raise ValueError(
-      f'Batch size {batch_size} does not divide over {process_count} processes; nearest that do: {nearest}.'
+      f'Batch size {batch_size} does not divide over {process_count} processes; nearest that do: '
+      f'{nearest_sizes(batch_size, process_count)}.'
     )

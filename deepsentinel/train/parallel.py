@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from deepsentinel.data import batches
 from deepsentinel.encoders.batchnorm import BatchNorm
 
 _AXIS = 'batch'
@@ -123,11 +124,10 @@ def check_batch_size(batch_size: int, devices: int | None = None, *, key: str = 
   """
   devices = devices or jax.device_count()
   if batch_size < 1 or batch_size % devices:
-    below = batch_size // devices * devices
-    nearest = ', '.join(str(size) for size in (below, below + devices) if size > 0)
     hint = f' Pass --config.{key}=...' if key else ''
     raise ValueError(
-      f'Batch size {batch_size} does not divide over {devices} devices; nearest that do: {nearest}.{hint}'
+      f'Batch size {batch_size} does not divide over {devices} devices; nearest that do: '
+      f'{batches.nearest_sizes(batch_size, devices)}.{hint}'
     )
   if batch_size // devices % parts:
     whole = [n for n in range(1, batch_size // devices + 1) if batch_size // devices % n == 0]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepsentinel import legend, registry, sensors
-from deepsentinel.data import neighbours, records
+from deepsentinel.data import batches, neighbours, records
 from deepsentinel.objectives import base, contrastive, tile2vec
 from deepsentinel.train import models, optimizers, resident
 
@@ -170,7 +170,7 @@ def check(config: Mapping[str, Any]) -> None:
   if size % regions:
     raise ValueError(
       f'config.pretrain.batch_size={size} does not divide over config.pretrain.regions={regions}; nearest that do: '
-      f'{", ".join(str(n) for n in (size // regions * regions, -(-size // regions) * regions) if n)}.'
+      f'{batches.nearest_sizes(size, regions)}.'
     )
   try:
     tile2vec.check(flat['pretrain.tile2vec.loss'], flat['pretrain.tile2vec.pooling'])
