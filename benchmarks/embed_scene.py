@@ -12,7 +12,6 @@ the scene. A Sentinel-2 tile has a side of 10,980 px.
 
 import argparse
 import multiprocessing
-import os
 import pathlib
 import resource
 import shutil
@@ -188,7 +187,7 @@ def main() -> None:
   import sidebyside
   import torch
 
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_num_threads(sidebyside.cores())
   side, folder, peaks = options.side, pathlib.Path(options.dir) / 'embed_scene', []
 
   def ours() -> float:

@@ -12,7 +12,6 @@ The second row is the small twin of a laptop: width 8, 64 patches of 64 px.
 """
 
 import argparse
-import os
 import time
 
 import jax
@@ -70,7 +69,7 @@ def main() -> None:
   xla.prepare_backend()
   import torch
 
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_num_threads(sidebyside.cores())
   if jax.default_backend() != 'cpu':
     raise SystemExit('CPUs are compared; run with JAX_PLATFORMS=cpu.')
   rows = [compare(options.encoder, options.width, options.batch, options.crop_px, 2, options.repeats)]

@@ -135,7 +135,7 @@ def main() -> None:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ['CUDA_VISIBLE_DEVICES'] = ''
   os.environ['GDAL_DISABLE_READDIR_ON_OPEN'] = 'EMPTY_DIR'  # as GDAL advises for files without side files
-  there = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  there = sidebyside.cores()
   rows = []
   for cores in dict.fromkeys(there if part == 'all' else int(part) for part in options.cores.split(',')):
     where = 'one core' if cores == 1 else f'{cores} cores'

@@ -58,7 +58,7 @@ def training_step(reader: records.RecordSet, options: argparse.Namespace):
 
 def feeds(reader: records.RecordSet, options: argparse.Namespace) -> tuple[dict[str, _Feed], dict[str, int]]:
   """Name -> what begins a run's batches, and what places one on the devices; name -> bytes that the host sends."""
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  cores = sidebyside.cores()
   sampler = neighbours.NeighbourSampler.from_records(reader.table)
   training = functools.partial(
     batches.training_batches, reader, views='triplet', batch_size=options.batch, crop_px=patchreaders.CROP_PX, seed=0,

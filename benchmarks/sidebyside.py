@@ -88,6 +88,11 @@ def leave(script: str, rows: Sequence[Row], results: pathlib.Path = RESULTS) -> 
   provenance.write_json(results / f'{pathlib.Path(script).stem}.json', made)
 
 
+def cores() -> int:
+  """Cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def machine() -> str:
   """Processor, cores that this process may use, memory, and accelerators that JAX would take, if any is installed."""
   name = platform.processor() or platform.machine()
@@ -95,8 +100,7 @@ def machine() -> str:
   if info.exists():
     names = [line.partition(':')[2].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
     name = names[0] if names else name
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return f'{name}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB'
+  return f'{name}, {cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB'
 
 
 def table(made: Mapping[str, dict[str, Any]]) -> str:

@@ -13,7 +13,6 @@ The second row is the small twin of a laptop: width 8, 16 examples of 64 px.
 """
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -189,7 +188,7 @@ def main() -> None:
   xla.prepare_backend()
   import torch
 
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_num_threads(sidebyside.cores())
   if len(jax.devices()) > 1 or not parallel.on_cpu():
     raise SystemExit('One CPU device is compared; run with JAX_PLATFORMS=cpu and without virtual devices.')
   rows = [compare(options, options.width, options.batch, options.crop_px, steps=1)]
