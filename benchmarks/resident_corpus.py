@@ -27,6 +27,7 @@ import sidebyside
 
 from configs import common
 from deepsentinel.data import batches, neighbours, records
+from deepsentinel.encoders import standardise
 from deepsentinel.train import inputs, loop, models, optimizers, parallel, resident, rngs, state
 
 _RESIDENT, _STREAMED, _TF_DATA, _NPZ = (
@@ -48,12 +49,15 @@ def training_step(reader: records.RecordSet, options: argparse.Namespace):
   module = models.build(plain, 'pretrain', norm=parallel.norm, gather=parallel.gather)
   optimiser = optimizers.adam(1e-4)
   # Standardised to about -1 to 1.
-  mean, std = (tuple(value if b[0] == 'B' else other for b in bands) for value, other in ((0.2, -15.0), (0.2, 10.0)))
-  prepare = inputs.Prepare(reader.spec, bands, mean, std, seed=0)
+  mean, std = standardise.checked(
+    bands, *([value if b[0] == 'B' else other for b in bands] for value, other in ((0.2, -15.0), (0.2, 10.0)))
+  )
+  given = parallel.replicate((inputs.Prepare(reader.spec, bands, mean, std, seed=0), np.float32(1)))
   fresh = models.build(plain, 'pretrain')
   key = rngs.stream_key(0, 'init_pretrain', 0)
   first = state.create(state.init_variables(fresh, models.example_inputs(fresh, len(bands)), key), optimiser)
-  return parallel.parallelise(state.train_step(module, prepare, optimiser), donate_first=True), first
+  step = parallel.parallelise(state.train_step(module, optimiser), donate_first=True)
+  return lambda training_state, batch: step(training_state, batch, *given), first
 
 
 def feeds(reader: records.RecordSet, options: argparse.Namespace) -> tuple[dict[str, _Feed], dict[str, int]]:

@@ -69,13 +69,14 @@ class Ours:
     self.prepare: inputs.Prepare = model.prepare(sensors.SensorSpec())
     optimiser = optimizers.from_config(config['pretrain'], total_steps=1000)
     module = models.build(config, 'pretrain', norm=parallel.norm, gather=parallel.gather)
-    self._step = parallel.parallelise(state.train_step(module, self.prepare, optimiser), donate_first=True)
+    self._step = parallel.parallelise(state.train_step(module, optimiser), donate_first=True)
+    self._given = parallel.replicate((self.prepare, np.float32(config['pretrain']['learning_rate'])))
     self._state = parallel.replicate(state.create(variables, optimiser))
     self._batch = loop.send(batch)[0]
 
   def step(self) -> float:
     """Loss before the step."""
-    self._state, metrics = self._step(self._state, self._batch)
+    self._state, metrics = self._step(self._state, self._batch, *self._given)
     total, weight = parallel.unreplicate(metrics)['loss']
     return float(total / weight)
 
@@ -163,7 +164,7 @@ def compare(options: argparse.Namespace, width: int, batch: int, crop_px: int, s
   config, pixels = configuration(options, width), stored_batch(batch, crop_px)
   variables = start(config)
   ours = Ours(config, variables, pixels)
-  prepared = jax.jit(lambda stored: ours.prepare(stored, 0, train=False)['images'])(pixels)
+  prepared = inputs.as_stored(ours.prepare, pixels)['images']
   theirs = Theirs(config, variables, np.asarray(prepared))
   check(ours, theirs, config)
   values = sidebyside.alternate(

@@ -11,6 +11,7 @@ from deepsentinel import labelled as labelled_lib
 from deepsentinel import legend, sensors
 from deepsentinel.data import batches, distances, download, neighbours, records, statistics, stores
 from deepsentinel.data import subsets as subsets_lib
+from deepsentinel.encoders import standardise
 from deepsentinel.evaluation import during, frozen, metrics, scenes, sheets
 from deepsentinel.objectives import augment
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, resident, rngs, settings, state
@@ -288,8 +289,9 @@ def prepare_inputs(config: dict[str, Any], data: Data, spec: sensors.SensorSpec,
     extra = {'label_field': target.field, 'label_lookup': target.lookup, 'shown': data.shown}
   elif (curriculum := strengths(config)) is not None:
     extra = {'curriculum': curriculum, 'epochs_per_step': own['batch_size'] / max(len(data.index), 1)}
+  mean, std = standardise.checked(data.spec.bands, data.statistics.mean, data.statistics.std)
   return inputs.Prepare(
-    records=spec, bands=data.spec.bands, mean=data.statistics.mean, std=data.statistics.std, seed=config['seed'],
+    records=spec, bands=data.spec.bands, mean=mean, std=std, seed=config['seed'],
     sensor_dropout=own['sensor_dropout'], masked_cloud=own['masked_cloud'], painted_cloud=own['painted_cloud'],
     cloud_shadow=own['cloud_shadow'], **extra,
   )  # fmt: skip
@@ -335,6 +337,7 @@ def _stage(config, data, workdir, name, train, index, *, views, subsets, sampler
     directory=workdir / name,
     module=models.build(config, name, norm=parallel.norm, gather=parallel.gather),
     optimiser=optimizers.from_config(own, total, frozen=frozen),
+    learning_rate=own['learning_rate'],
     prepare=prepare_inputs(config, data, train.spec, name),
     initial_variables=initial_variables,
     training=training,

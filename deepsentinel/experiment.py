@@ -9,7 +9,6 @@ WORKDIR/samples.npz, report.html             predictions to look at, and the pag
 WORKDIR/scenes.npz                           in place of samples.npz where a patch has one label as a whole
 """
 
-import functools
 import json
 import pathlib
 import time
@@ -25,7 +24,7 @@ from deepsentinel.corpus import splits
 from deepsentinel.data import batches, records
 from deepsentinel.evaluation import baselines, intervals, metrics, samples, scenes
 from deepsentinel.report import html
-from deepsentinel.train import checkpoint, loop, parallel, settings
+from deepsentinel.train import checkpoint, inputs, loop, parallel, settings
 from deepsentinel.train.trained import Trained
 
 
@@ -305,12 +304,12 @@ def _save_samples(
   config, data: curriculum.Data, trained: Trained, split: records.RecordSet, numbers, path: pathlib.Path
 ) -> None:
   """Predictions of whole patches, put together from the same crops that are scored."""
-  prepare = jax.jit(functools.partial(curriculum.prepare_inputs(config, data, split.spec, 'finetune'), train=False))
+  prepare = curriculum.prepare_inputs(config, data, split.spec, 'finetune')
   crop_px, position = config['data']['crop_px'], {int(n): i for i, n in enumerate(numbers)}
   prediction = np.zeros((len(numbers), split.patch_px, split.patch_px), np.int16)
   size = min(config['evaluation']['batch_size'], 8)
   for batch in batches.evaluation_batches(split, batch_size=size, crop_px=crop_px, index=numbers):
-    ready = prepare({field: batch[field] for field in ('s2', 's1') if field in batch}, 0)
+    ready = inputs.as_stored(prepare, {field: batch[field] for field in ('s2', 's1') if field in batch})
     crops = np.asarray(trained.predict(ready['images'][:, 0], ready['present'][:, 0]))
     for i in np.flatnonzero(batch['mask']):
       number, row, col = (int(batch[key][i, 0]) for key in ('index', 'row', 'col'))

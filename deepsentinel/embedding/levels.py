@@ -1,6 +1,5 @@
 """What can be made of an area: a map, patches, the header's channels, land cover; and the network's part in it."""
 
-import functools
 import itertools
 
 import jax
@@ -11,6 +10,7 @@ from deepsentinel import legend, sensors
 from deepsentinel.data import statistics
 from deepsentinel.embedding import geotiff, inputs
 from deepsentinel.sources import base
+from deepsentinel.train import inputs as stored_inputs
 from deepsentinel.train.trained import Trained
 
 LEVELS = ('map', 'patch', 'header', 'landcover')
@@ -121,7 +121,7 @@ class Network:
 
   def __init__(self, model: Trained, spec: sensors.SensorSpec, level: str, batch: int):
     self._model, self._level, self._batch = model, level, batch
-    self._prepare = jax.jit(functools.partial(model.prepare(spec), step=0, train=False))
+    self._prepare = model.prepare(spec)
 
   def __call__(self, windows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """'embedding' of N windows, and what else the level has of 'channels' and 'probabilities'.
@@ -137,7 +137,7 @@ class Network:
     for at in range(0, number, self._batch):
       batch = {field: _padded(values[at : at + self._batch], self._batch) for field, values in windows.items()}
       # One view: [N, 1, H, W, C]
-      prepared = self._prepare({field: values[:, None] for field, values in batch.items()})
+      prepared = stored_inputs.as_stored(self._prepare, {field: values[:, None] for field, values in batch.items()})
       images, present = prepared['images'][:, 0], prepared['present'][:, 0]
       parts.append({name: np.asarray(values) for name, values in self._outputs(images, present).items()})
     return {name: np.concatenate([part[name] for part in parts])[:number] for name in parts[0]}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from deepsentinel import sensors
 
@@ -37,19 +38,28 @@ def physical(batch: Mapping[str, Array], spec_records: sensors.SensorSpec, bands
   return jnp.concatenate(values, -1), jnp.concatenate(valid, -1)
 
 
-def standardise(
-  values: Array, valid: Array, bands: Sequence[str], mean: Sequence[float], std: Sequence[float]
-) -> Array:
+def standardise(values: Array, valid: Array, mean: ArrayLike, std: ArrayLike) -> Array:
   """Channels with mean 0 and standard deviation 1, invalid pixels 0; to be called inside a jitted step.
 
   Standardising comes before zero-filling, so that 'missing' means 'mean'.
 
   Args:
     values, valid: [B, V, H, W, C] of `physical`.
-    bands: C names.
-    mean, std: float[C], reflectance (0 to 1) or dB; host numbers.
+    mean, std: f32[C], reflectance (0 to 1) or dB, of `checked`.
   Returns:
     images f32[B, V, H, W, C].
+  """
+  return jnp.where(valid, (values - jnp.asarray(mean)) / jnp.asarray(std), 0)
+
+
+def checked(bands: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+  """Statistics that can be standardised by.
+
+  Args:
+    bands: C names.
+    mean, std: float[C], reflectance (0 to 1) or dB.
+  Returns:
+    both as f32[C].
   Raises:
     ValueError: statistics of another length, or a deviation that is not positive.
   """
@@ -65,4 +75,4 @@ def standardise(
       f'Band(s) {bad} have no finite mean or no positive standard deviation: the corpus holds no valid or only '
       'constant pixels of them. Leave them out with --config.data.bands=...'
     )
-  return jnp.where(valid, (values - means) / stds, 0)
+  return means, stds

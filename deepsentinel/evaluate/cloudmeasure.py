@@ -1,12 +1,10 @@
 """What trained models see of the same places under more and more cloud, by either sensor and by both."""
 
-import functools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import tqdm
 
@@ -15,6 +13,7 @@ from deepsentinel.corpus.pool import Pool
 from deepsentinel.data import batches
 from deepsentinel.evaluation import cloudseries, metrics, samples
 from deepsentinel.evaluation.robustness import SHARES, VIEWS, Measured
+from deepsentinel.train import inputs
 from deepsentinel.train.trained import Trained
 
 _CHUNK = 8  # patches between two saves
@@ -173,7 +172,7 @@ class _Seer:
     self.model, self.crop_px = model, min(model.crop_px, patch_px)
     self.patch_px = patch_px
     self.starts, _ = batches.tiling(patch_px, self.crop_px)
-    self._prepare = jax.jit(functools.partial(model.prepare(spec), step=0, train=False))
+    self._prepare = model.prepare(spec)
 
   def see(self, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Classes int [N, H, W] and unit embeddings [N, E] of N patches in storage units [N, H, W, C]."""
@@ -182,7 +181,7 @@ class _Seer:
       field: np.concatenate([pixels[:, r : r + side, c : c + side] for r, c in corners])[:, None]
       for field, pixels in (('s2', s2), ('s1', s1))
     }
-    ready = self._prepare(cut)
+    ready = inputs.as_stored(self._prepare, cut)
     images, present = ready['images'][:, 0], ready['present'][:, 0]
     crops = np.asarray(self.model.predict(images, present)).reshape(len(corners), len(s2), side, side)
     classes = np.zeros((len(s2), self.patch_px, self.patch_px), np.int64)

@@ -51,7 +51,7 @@ def of_labels(
     )
 
   @jax.jit
-  def features(variables, batch):
+  def features(variables, prepare, batch):
     ready = prepare(batch, 0, train=False)
     encoder = {kind: tree['encoder'] for kind, tree in variables.items() if 'encoder' in tree}
     output = module.encoder.apply(encoder, ready['images'][:, 0], present=ready['present'][:, 0], train=False)
@@ -61,7 +61,7 @@ def of_labels(
     maps = []
     for begin in range(0, len(numbers), _BATCH):
       wanted = np.arange(begin, begin + _BATCH) % len(numbers)  # of one shape; what is beyond the last is left out
-      found = np.asarray(features(variables, {f: v[wanted][:, None] for f, v in stored.items()}))
+      found = np.asarray(features(variables, prepare, {f: v[wanted][:, None] for f, v in stored.items()}))
       maps.append(found[: len(numbers) - begin])
     whole = np.concatenate(maps)
     x = grid.take(whole, numbers)  # [N, P, F]

@@ -37,9 +37,9 @@ class Frozen:
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _features(encoder, prepare: inputs.Prepare, variables, stored):
-  """One compilation for all checkpoints of one architecture and one set of statistics."""
+  """One compilation for all checkpoints of one architecture."""
   ready = prepare(stored, 0, train=False)
   output = encoder.apply(variables, ready['images'][:, 0], present=ready['present'][:, 0], train=False)
   return output.feature_map

@@ -69,7 +69,7 @@ def probabilities(
   """
 
   @jax.jit
-  def probability(variables, stored):
+  def probability(variables, prepare, stored):
     inputs = prepare(stored, 0, train=False)
     return jax.nn.sigmoid(trained.module.apply(variables, inputs, method='logit'))
 
@@ -81,7 +81,9 @@ def probabilities(
     for batch in batches.evaluation_batches(
       records, batch_size=min(batch_size, len(records)), crop_px=crop_px, fields=fields, centred=True
     ):
-      found.append(np.asarray(probability(variables, {field: batch[field] for field in fields}))[batch['mask']])
+      found.append(
+        np.asarray(probability(variables, prepare, {field: batch[field] for field in fields}))[batch['mask']]
+      )
       bar.update(len(found[-1]))
   return np.concatenate(found)
 

@@ -10,7 +10,7 @@ import numpy as np
 from deepsentinel import composites, legend, sensors
 from deepsentinel.evaluation import samples
 from deepsentinel.objectives.vae import DECODED
-from deepsentinel.train.inputs import Prepare
+from deepsentinel.train.inputs import Prepare, as_stored
 
 EXAMPLES = 4  # rows of a sheet
 _GAP_PX = 2
@@ -73,7 +73,7 @@ def of_labels(module: nn.Module, prepare: Prepare, batch: dict[str, np.ndarray],
   label = colours(target.lookup[batch[target.field].astype(np.int64)])
   drawn = [*(column[:, 0] for column in composite(batch, prepare.records.bands)), label]
   predict = jax.jit(lambda variables, inputs: module.apply(variables, inputs, train=False, method='predict').argmax(-1))
-  inputs = jax.jit(lambda batch: prepare(batch, 0, train=False))(batch)
+  inputs = as_stored(prepare, batch)
 
   def draw(variables: dict[str, Any], _: int) -> dict[str, np.ndarray]:
     return {'validation': sheet([*drawn, colours(np.asarray(predict(variables, inputs)))])}
@@ -91,13 +91,13 @@ def of_views(module: nn.Module, prepare: Prepare, batch: dict[str, np.ndarray]) 
   """
 
   @jax.jit
-  def apply(variables, batch, step):
+  def apply(variables, prepare, batch, step):
     inputs = prepare(batch, step, train=True)
     _, kept = module.apply(variables, inputs, train=False, mutable=[DECODED])
     return inputs['images'], inputs['valid'], jax.tree.leaves(kept)
 
   def draw(variables: dict[str, Any], step: int) -> dict[str, np.ndarray]:
-    images, valid, decoded = jax.device_get(apply(variables, batch, step))
+    images, valid, decoded = jax.device_get(apply(variables, prepare, batch, step))
     by_view = [composite(stored(images[:, v], valid[:, v], prepare), prepare.bands) for v in range(images.shape[1])]
     sheets = {'views': sheet([column for view in by_view for column in view])} if by_view[0] else {}
     for pixels in decoded:

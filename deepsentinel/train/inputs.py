@@ -1,11 +1,14 @@
 """From a batch of stored integers to an objective's batch, on the device and inside the step."""
 
-import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from deepsentinel import sensors
 from deepsentinel.encoders.standardise import physical, standardise
@@ -13,14 +16,20 @@ from deepsentinel.objectives import augment
 from deepsentinel.train import clouds, rngs
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepare:
+def _fixed(**options) -> Any:
+  return flax.struct.field(pytree_node=False, **options)
+
+
+class Prepare(flax.struct.PyTreeNode):
   """Converts, augments, standardises, drops sensors and looks labels up.
+
+  Give it to a compiled function as an argument: its numbers are then no constants of the program, and runs that differ
+  in seed, statistics or number of patches alone share one compilation.
 
   Attributes:
     records: contract of the records that the batches come from.
     bands: the model's bands, in order.
-    mean, std: per band, in reflectance or dB.
+    mean, std: f32[C], in reflectance or dB, of `standardise.checked`.
     seed: of the experiment.
     sensor_dropout: probability that a view of an example loses one whole sensor, in training.
     masked_cloud: probability that a view loses the optical pixels of a part in the shape of cloud, in training; of
@@ -34,20 +43,20 @@ class Prepare:
     shown: bands of the records that the model gets to see; empty: all.
   """
 
-  records: sensors.SensorSpec
-  bands: tuple[str, ...]
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  seed: int
-  sensor_dropout: float = 0.0
-  masked_cloud: float = 0.0
-  painted_cloud: float = 0.0
-  cloud_shadow: float = 0.0
-  curriculum: augment.Curriculum | None = None
-  epochs_per_step: float = 0.0
-  label_field: str = ''
-  label_lookup: np.ndarray | None = None
-  shown: tuple[str, ...] = ()
+  records: sensors.SensorSpec = _fixed()
+  bands: tuple[str, ...] = _fixed()
+  mean: ArrayLike
+  std: ArrayLike
+  seed: ArrayLike
+  sensor_dropout: float = _fixed(default=0.0)
+  masked_cloud: float = _fixed(default=0.0)
+  painted_cloud: float = _fixed(default=0.0)
+  cloud_shadow: float = _fixed(default=0.0)
+  curriculum: augment.Curriculum | None = _fixed(default=None)
+  epochs_per_step: ArrayLike = 0.0
+  label_field: str = _fixed(default='')
+  label_lookup: ArrayLike | None = None
+  shown: tuple[str, ...] = _fixed(default=())
 
   def __call__(
     self, batch: dict[str, jax.Array], step: jax.Array, *, train: bool, first: jax.Array | int = 0
@@ -90,7 +99,7 @@ class Prepare:
         hidden = clouds.masks(keys('masked_cloud'), valid.shape[1:4], self.masked_cloud) & ~open_sky
         valid &= ~hidden[..., None] | radar
         present &= valid.any(axis=(2, 3))
-    images = standardise(values, valid, self.bands, self.mean, self.std)
+    images = standardise(values, valid, self.mean, self.std)
     inputs |= {'images': images, 'valid': valid, 'present': present}
     if self.label_lookup is not None and self.label_field in batch:
       inputs['labels'] = jnp.asarray(self.label_lookup)[batch[self.label_field].astype(jnp.int32)]
@@ -108,6 +117,12 @@ class Prepare:
     shape = (*values.shape[:-1], len(self.bands))
     where = np.asarray(held)
     return jnp.zeros(shape).at[..., where].set(values), jnp.zeros(shape, bool).at[..., where].set(valid)
+
+
+@jax.jit
+def as_stored(prepare: Prepare, batch: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
+  """The objective's batch of stored integers, nothing augmented; compiled once for all statistics."""
+  return prepare(dict(batch), jnp.zeros((), jnp.int32), train=False)
 
 
 def radar_bands(bands: tuple[str, ...]) -> np.ndarray:

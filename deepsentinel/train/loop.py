@@ -38,6 +38,7 @@ class Stage:
     directory: holds metrics.csv, tensorboard/ and checkpoints/.
     module: the objective, built with `parallel.norm` and `parallel.gather`.
     optimiser: of optax.
+    learning_rate: what the optimiser's updates are multiplied by.
     prepare: stored integers -> the objective's batch, on the device.
     initial_variables: makes the variables before the first step.
     training: start step -> endless batches of this process's part, the same for the same step.
@@ -70,6 +71,7 @@ class Stage:
   total_steps: int
   batch_size: int
   examples: int
+  learning_rate: float = 1.0
   held: resident.Source | None = None
   log_every: int = 20
   save_every: int = 500
@@ -199,19 +201,18 @@ class _Training:
   def _steps(self, progress_bar: bool, trace: profiling.Profile) -> None:
     stage = self.stage
     take_step = parallel.parallelise(
-      state_lib.train_step(
-        stage.module, stage.prepare, stage.optimiser, frozen=stage.frozen, accumulate=stage.accumulate
-      ),
+      state_lib.train_step(stage.module, stage.optimiser, frozen=stage.frozen, accumulate=stage.accumulate),
       donate_first=True,
     )
     self.state = parallel.replicate(self.state)
+    given = parallel.replicate((stage.prepare, np.float32(stage.learning_rate)))
     if stage.held is None:
       batches, place = iter(stage.training(self.step)), send
     else:
       batches, place = stage.held.start(self.step, progress_bar and parallel.is_chief())
     ready, patches = place(next(batches))
     utilisation = throughput.Utilisation(
-      take_step, self.state, ready, dtype=str(jnp.dtype(stage.module.encoder.dtype)), parts=stage.accumulate
+      take_step, self.state, ready, *given, dtype=str(jnp.dtype(stage.module.encoder.dtype)), parts=stage.accumulate
     )
     unread = None  # the step whose metrics are still on the device
     logged_at, logged_step = time.monotonic(), self.step
@@ -221,7 +222,7 @@ class _Training:
     )  # fmt: skip
     with bar, StopRequest(parallel.process_count()) as stop:
       while self.step < stage.total_steps and not self.stopped_early:
-        self.state, metrics = take_step(self.state, ready)
+        self.state, metrics = take_step(self.state, ready, *given)
         failure: ValueError | None = None
         if self.step + 1 < stage.total_steps:
           try:
@@ -349,7 +350,8 @@ def evaluator(
     None for none) -> (weighted means of loss and diagnostics by name, confusions int64 [N, K, K] of all examples of
     all processes in order, padding included, rows = reference). Padding counts for nothing: its matrix is 0.
   """
-  take_step = parallel.parallelise(state_lib.eval_step(module, prepare, classes=classes))
+  take_step = parallel.parallelise(state_lib.eval_step(module, classes=classes))
+  given = parallel.replicate(prepare)
 
   def evaluate(variables: dict[str, Any], batches: Batches, text: str | None = 'evaluation'):
     sums: dict[str, np.ndarray] = {}
@@ -358,7 +360,7 @@ def evaluator(
     # None at the end: each result is read while the next batch runs, the last one after all.
     with tqdm.tqdm(desc=text, unit='batch', leave=False, disable=text is None) as bar:
       for batch in itertools.chain(batches, [None]):
-        started = None if batch is None else take_step(variables, send(batch)[0])
+        started = None if batch is None else take_step(variables, send(batch)[0], given)
         if running is not None:
           metrics, counts = parallel.unreplicate(running)
           for name, pair in metrics.items():

@@ -11,18 +11,17 @@ SCHEDULES = ('constant', 'cosine')
 def from_config(
   section: Mapping[str, Any], total_steps: int, *, frozen: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
-  """The optimiser of a stage.
+  """The optimiser of a stage for a learning rate of 1: multiply its updates by section['learning_rate'].
+
+  So the rate is no constant of a compiled step, and runs of different rates share its compilation.
 
   Args:
-    section: has 'learning_rate', 'schedule', 'warmup_steps' and 'clip_norm'.
+    section: has 'schedule', 'warmup_steps' and 'clip_norm'.
     total_steps: at whose end a 'cosine' schedule is 0.
     frozen: top-level parameter groups to leave as they are.
   """
-  clip = section['clip_norm']
-  return adam(
-    learning_rate(section['learning_rate'], section['schedule'], section['warmup_steps'], total_steps),
-    clip_norm=clip, frozen=frozen,
-  )  # fmt: skip
+  schedule = learning_rate(1.0, section['schedule'], section['warmup_steps'], total_steps)
+  return adam(schedule, clip_norm=section['clip_norm'], frozen=frozen)
 
 
 def learning_rate(peak: float, schedule: str, warmup_steps: int, total_steps: int) -> optax.Schedule | float:

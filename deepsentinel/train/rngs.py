@@ -3,13 +3,14 @@
 import zlib
 
 import jax
+from jax.typing import ArrayLike
 
 
-def stream_key(seed: int, stream: str, step: jax.Array | int) -> jax.Array:
+def stream_key(seed: ArrayLike, stream: str, step: jax.Array | int) -> jax.Array:
   """The key of one named stream at one step; streams and steps are independent of each other.
 
   Args:
-    seed: the experiment's seed.
+    seed: the experiment's seed; may be traced.
     stream: any name; its CRC-32 is folded in, so adding a stream changes no other.
     step: int32 scalar, may be traced.
   """

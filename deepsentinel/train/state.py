@@ -13,7 +13,8 @@ import optax
 from deepsentinel.train import parallel
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (weighted sum, weight), over the global batch
-Prepare = Callable[..., dict[str, jax.Array]]  # (stored batch, step, train=...) -> the objective's batch
+# (stored batch, step, train=...) -> the objective's batch; a pytree, see `inputs.Prepare`
+Prepare = Callable[..., dict[str, jax.Array]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -103,13 +104,8 @@ def transfer_encoder(source: dict[str, Any], target: dict[str, Any]) -> dict[str
 
 
 def train_step(
-  module: nn.Module,
-  prepare: Prepare,
-  optimiser: optax.GradientTransformation,
-  *,
-  frozen: Sequence[str] = (),
-  accumulate: int = 1,
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+  module: nn.Module, optimiser: optax.GradientTransformation, *, frozen: Sequence[str] = (), accumulate: int = 1
+) -> Callable[[TrainState, dict[str, jax.Array], Prepare, jax.Array], tuple[TrainState, Metrics]]:
   """One step on one device's part of the batch, for `parallel.parallelise`.
 
   The loss is the mean over the global batch of the objective's per-example loss, weighted by its diagnostic 'weight'
@@ -118,14 +114,15 @@ def train_step(
 
   Args:
     module: the objective, built with `parallel.norm` and `parallel.gather`.
-    prepare: stored integers of a batch -> the objective's batch, on the device.
-    optimiser: of optax.
+    optimiser: of optax, for a learning rate of 1.
     frozen: top-level groups ('encoder') whose batch statistics stay as they are.
     accumulate: parts that a device takes its examples in. Gradients are those of the whole, but batch norm and
       negatives see one part (of every device) at a time.
+  Returns:
+    function of (state, stored batch, what makes the objective's batch of it, learning rate).
   """
 
-  def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+  def step(state, batch, prepare, learning_rate):
     def part(batch_stats, batch, first):
       """Summed gradient, diagnostics and batch statistics of a part of this device's examples."""
       inputs = prepare(batch, state.step, train=True, first=first)
@@ -148,7 +145,7 @@ def train_step(
     batch_stats = {key: state.batch_stats[key] if key in frozen else value for key, value in batch_stats.items()}
     metrics = weighted_sums(values, weight)
     metrics['gradient_norm'] = (optax.global_norm(gradients), jnp.ones(()))
-    params = optax.apply_updates(state.params, updates)
+    params = optax.apply_updates(state.params, jax.tree.map(lambda update: learning_rate * update, updates))
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
   return step
@@ -186,8 +183,8 @@ def in_parts(part: Callable, batch_stats: Any, batch: dict[str, jax.Array], firs
 
 
 def eval_step(
-  module: nn.Module, prepare: Prepare, *, classes: int = 0
-) -> Callable[[dict[str, Any], dict[str, jax.Array]], tuple[Metrics, jax.Array]]:
+  module: nn.Module, *, classes: int = 0
+) -> Callable[[dict[str, Any], dict[str, jax.Array], Prepare], tuple[Metrics, jax.Array]]:
   """Loss, diagnostics and confusion matrices of one batch.
 
   Examples whose 'mask' is False and pixels whose 'count' (optional) is False count for nothing.
@@ -195,14 +192,13 @@ def eval_step(
   Args:
     module: the objective; with `classes` its loss comes of its method `predict(batch) -> logits [B, H, W, K]`, or
       [B, K] of a whole patch.
-    prepare: as for `train_step`.
     classes: K, or 0 for an objective without classes.
   Returns:
-    function of (variables, stored batch with 'mask' bool[B]) -> (metrics, int32 [D * B, K, K] of every example of the
-    global batch, rows = reference).
+    function of (variables, stored batch with 'mask' bool[B], as for `train_step`) -> (metrics, int32 [D * B, K, K] of
+    every example of the global batch, rows = reference).
   """
 
-  def step(variables, batch):
+  def step(variables, batch, prepare):
     batch = dict(batch)
     mask, counted = batch.pop('mask'), batch.pop('count', None)
     inputs = prepare(batch, jnp.zeros((), jnp.int32), train=False)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepsentinel import sensors
+from deepsentinel.encoders import standardise
 from deepsentinel.encoders.base import EncoderOutput
 from deepsentinel.train import inputs, models
 
@@ -65,13 +66,8 @@ class Trained:
 
   def prepare(self, records: sensors.SensorSpec) -> inputs.Prepare:
     """Stored integers of records of a contract -> what the module takes; nothing is augmented."""
-    return inputs.Prepare(
-      records=records,
-      bands=self.bands,
-      mean=tuple(self.statistics['mean']),
-      std=tuple(self.statistics['std']),
-      seed=0,
-    )
+    mean, std = standardise.checked(self.bands, self.statistics['mean'], self.statistics['std'])
+    return inputs.Prepare(records=records, bands=self.bands, mean=mean, std=std, seed=0)
 
   @property
   def crop_px(self) -> int:

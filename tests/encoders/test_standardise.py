@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from deepsentinel import sensors
-from deepsentinel.encoders.standardise import physical, standardise
+from deepsentinel.encoders.standardise import checked, physical, standardise
 
 SPEC = sensors.SensorSpec(('B2', 'B3', 'VV', 'VH'))
 
@@ -18,7 +18,7 @@ def batch():
 
 def prepared(stored, bands, mean, std):
   values, valid = physical(stored, SPEC, bands)
-  return standardise(values, valid, bands, mean, std), valid
+  return standardise(values, valid, *checked(bands, mean, std)), valid
 
 
 def test_values_by_hand():

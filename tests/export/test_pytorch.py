@@ -42,7 +42,7 @@ def in_jax(trained, batch, present=None):
   views = {field: values[:, None] for field, values in batch.items()}
   values, valid = standardise.physical(views, trained.spec, trained.bands)
   statistics = trained.statistics
-  images = standardise.standardise(values, valid, trained.bands, statistics['mean'], statistics['std'])[:, 0]
+  images = standardise.standardise(values, valid, np.array(statistics['mean']), np.array(statistics['std']))[:, 0]
   return images, trained.encode(images, present)
 
 

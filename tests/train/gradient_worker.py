@@ -47,10 +47,11 @@ def main() -> None:
     plain = objective(tiny_model.TinyEncoder(4))
     module = objective(tiny_model.TinyEncoder(4, norm=parallel.norm), **parallel_options)
     prepare = tiny_model.prepare(labels=labels, sensor_dropout=0.5, curriculum=STRENGTHS if views == 2 else None)
-    step = parallel.parallelise(state.train_step(module, prepare, keep))
+    step = parallel.parallelise(state.train_step(module, keep))
+    given = parallel.replicate((prepare, np.float32(1)))
     start = parallel.replicate(state.create(jax.device_get(tiny_model.variables(plain)), keep))
     batch = next(tiny_model.training(EXAMPLES, views, labels=labels, part=own)(5))
-    end, metrics = parallel.unreplicate(step(start, parallel.shard(batch)))
+    end, metrics = parallel.unreplicate(step(start, parallel.shard(batch), *given))
     trees = {'gradient': end.opt_state, 'batch_stats': end.batch_stats, 'metrics': metrics}
     for path, leaf in jax.tree_util.tree_flatten_with_path(trees)[0]:
       out[name + jax.tree_util.keystr(path)] = leaf

@@ -4,6 +4,7 @@ import shutil
 import signal
 import struct
 
+import flax.struct
 import jax
 import numpy as np
 import optax
@@ -137,7 +138,7 @@ def test_nan_loss_raises_and_keeps_the_last_good_checkpoint(tmp_path):
     for number, batch in enumerate(tiny_model.training(8, 1, labels=True)(step)):
       yield batch if step + number != 3 else {**batch, 's1': np.full_like(batch['s1'], 7)}
 
-  class Prepare:
+  class Prepare(flax.struct.PyTreeNode):
     def __call__(self, batch, step, *, train, first=0):
       inputs = tiny_model.prepare(labels=True)(batch, step, train=train, first=first)
       broken = (batch['s1'] == 7).all(axis=(1, 2, 3, 4))

@@ -28,7 +28,7 @@ def test_schedules_by_hand():
 
 
 def test_clipping_counts_only_what_is_trained():
-  section = {'learning_rate': 1.0, 'schedule': 'constant', 'warmup_steps': 0, 'clip_norm': 1.0}
+  section = {'schedule': 'constant', 'warmup_steps': 0, 'clip_norm': 1.0}
   optimiser = optimizers.from_config(section, 10, frozen=('encoder',))
   params = {'encoder': jnp.zeros(2), 'header': jnp.zeros(2)}
   gradient = {'encoder': jnp.full(2, 1e6), 'header': jnp.array([3.0, 4.0])}
@@ -43,12 +43,12 @@ def test_accumulated_parts_have_the_gradient_of_the_whole():
   keep = optax.GradientTransformation(lambda p: jax.tree.map(jnp.zeros_like, p), lambda g, s, p: (g, g))
   module = tiny_model.TinyLabels(tiny_model.TinyEncoder(4, norm=tiny_model.frozen_norm))
   start = state.create(jax.device_get(tiny_model.variables(module)), keep)
-  prepare = tiny_model.prepare(labels=True, sensor_dropout=0.5)
+  given = parallel.replicate((tiny_model.prepare(labels=True, sensor_dropout=0.5), np.float32(1)))
   batch = tiny_model.host_batch(5, 16, 1, labels=True)
   results = []
   for parts in (1, 2, 4):
-    step = parallel.parallelise(state.train_step(module, prepare, keep, accumulate=parts))
-    end, metrics = parallel.unreplicate(step(parallel.replicate(start), parallel.shard(batch)))
+    step = parallel.parallelise(state.train_step(module, keep, accumulate=parts))
+    end, metrics = parallel.unreplicate(step(parallel.replicate(start), parallel.shard(batch), *given))
     results.append({'gradient': end.opt_state, 'metrics': metrics})
   for other in results[1:]:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), results[0], other)

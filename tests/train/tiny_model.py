@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from deepsentinel import legend, sensors
-from deepsentinel.encoders import base
+from deepsentinel.encoders import base, standardise
 from deepsentinel.objectives.base import Objective
 from deepsentinel.train import checkpoint, inputs, loop, models, optimizers, parallel, rngs, state
 
@@ -84,8 +84,9 @@ def training(examples: int, views: int, *, labels: bool, part: slice = slice(Non
 
 
 def prepare(*, labels: bool, sensor_dropout: float = 0.0, curriculum=None) -> inputs.Prepare:
+  mean, std = standardise.checked(SPEC.bands, (0.2, 0.2, 0.2, -15.0, -15.0), (0.1, 0.1, 0.1, 6.0, 6.0))
   return inputs.Prepare(
-    records=SPEC, bands=SPEC.bands, mean=(0.2, 0.2, 0.2, -15.0, -15.0), std=(0.1, 0.1, 0.1, 6.0, 6.0), seed=3,
+    records=SPEC, bands=SPEC.bands, mean=mean, std=std, seed=3,
     sensor_dropout=sensor_dropout, curriculum=curriculum, epochs_per_step=1.0, label_field='corine',
     label_lookup=legend.level_lookup(1) if labels else None,
   )  # fmt: skip
