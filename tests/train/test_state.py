@@ -56,6 +56,30 @@ def test_frozen_encoder_does_not_move():
   np.testing.assert_allclose(after['header']['bias'], variables['params']['header']['bias'] - 0.1, rtol=1e-5)
 
 
+def test_runs_of_another_seed_rate_and_corpus_share_one_compilation():
+  """The persistent cache knows a program by its text."""
+
+  def programs(**changes):
+    given = dataclasses.replace(tiny_model.prepare(labels=True, sensor_dropout=0.5), **changes)
+    section = {'learning_rate': float(given.seed), 'schedule': 'cosine', 'warmup_steps': 2, 'clip_norm': 1.0}
+    module = tiny_model.TinyLabels(tiny_model.TinyEncoder(4, norm=parallel.norm))
+    optimiser = optimizers.from_config(section, 10)
+    start = parallel.replicate(state.create(_variables(4), optimiser))
+    prepare, rate = parallel.replicate((given, np.float32(section['learning_rate'])))
+    batch = tiny_model.host_batch(0, 4, 1, labels=True)
+    train = parallel.parallelise(state.train_step(module, optimiser))
+    evaluation = parallel.parallelise(state.eval_step(module, classes=tiny_model.CLASSES))
+    masked = parallel.shard({**batch, 'mask': np.ones(4, bool)})
+    return (
+      train.lower(start, parallel.shard(batch), prepare, rate).as_text(),
+      evaluation.lower(start.variables, masked, prepare).as_text(),
+    )
+
+  other = {'seed': 7, 'mean': np.full(5, 0.3, np.float32), 'std': np.full(5, 2, np.float32), 'epochs_per_step': 0.25}
+  assert programs() == programs(**other)
+  assert programs() != programs(sensor_dropout=0.25)  # the text does tell
+
+
 def test_keys_depend_on_seed_stream_and_step_alone():
   def draw(*arguments):
     return jax.random.bits(rngs.stream_key(*arguments)).item()
