@@ -13,7 +13,6 @@ the same cores; where a GPU trains, ours costs the host nothing.
 
 import argparse
 import importlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -118,17 +117,6 @@ def kornia() -> _Way:
 
 
 def torchvision() -> _Way:
-  try:
-    importlib.import_module('torchvision')
-  except RuntimeError:
-    # PyPI's builds are for CUDA: beside a CPU build of PyTorch their operators do not load, and the import stops at two
-    # that no transform uses.
-    import torch
-
-    for operator in ('nms', 'qnms'):
-      torch.library.define(f'torchvision::{operator}', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
-      del sys.modules[name]
   transforms = importlib.import_module('torchvision.transforms.v2')
   return on_the_host(transforms.ColorJitter(*[_JITTER] * 4), batched=False)
 
