@@ -102,6 +102,10 @@ def _runs(made: pathlib.Path) -> None:
     if file.is_file():
       file.write_bytes(file.read_bytes()[:-40])
   (copy('damaged_journal') / 'experiment.json').write_text('{"name"')
+  older = copy('older_run')
+  pretrain = json.loads((older / 'config.json').read_text())['pretrain']
+  del pretrain['cloud_shadow']
+  change_json(older / 'config.json', pretrain=pretrain)
   begun = copy('begun_run')
   change_json(begun / 'experiment.json', status='running', stages={})
   data = json.loads((begun / 'config.json').read_text())['data']

@@ -118,6 +118,9 @@ TRIALS = [
            'No pretrain checkpoint in {made}/folder', '`python -m deepsentinel.main --config='),
   training('run directory of another configuration', '--workdir={made}/run --config.seed=1',
            '{made}/run holds an experiment with another configuration (config.seed: 0 there, 1 here)', '--workdir'),
+  training('run directory of an older version', '--workdir={made}/older_run',
+           '{made}/older_run holds an experiment of another version of DeepSentinel: only one of the two knows '
+           'config.pretrain.cloud_shadow', 'from_checkpoint={made}/older_run'),
   training('run begun on another sensor contract', '--workdir={made}/begun_run '
            '--config.data.labelled={made}/gamma0_records --config.data.unlabelled={made}/gamma0_unlabelled',
            'The checkpoint in {made}/begun_run/pretrain/checkpoints has another sensor contract than these records',
