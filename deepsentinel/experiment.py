@@ -133,19 +133,20 @@ _FREE_KEYS = (
 def _require_same_config(there: dict[str, Any], here: dict[str, Any], workdir: pathlib.Path) -> None:
   a, b = settings.flatten(there), settings.flatten(here)
   differing = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and k not in _FREE_KEYS]
-  if differing and not any(k in a and k in b for k in differing):
+  if not differing:
+    return
+  if not any(k in a and k in b for k in differing):
     keys = ', '.join(f'config.{k}' for k in differing)
     raise ValueError(
       f'{workdir} holds an experiment of another version of DeepSentinel: only one of the two knows {keys}. Go on '
       'with the version that began it (git_commit in its experiment.json), or choose another --workdir; if it finished '
       f'pretraining, --config.pretrain.from_checkpoint={workdir} takes that over.'
     )
-  if differing:
-    listing = '; '.join(f'config.{k}: {a.get(k)!r} there, {b.get(k)!r} here' for k in differing)
-    raise ValueError(
-      f'{workdir} holds an experiment with another configuration ({listing}). Choose another --workdir, or give the '
-      'configuration it was begun with to go on.'
-    )
+  listing = '; '.join(f'config.{k}: {a.get(k)!r} there, {b.get(k)!r} here' for k in differing)
+  raise ValueError(
+    f'{workdir} holds an experiment with another configuration ({listing}). Choose another --workdir, or give the '
+    'configuration it was begun with to go on.'
+  )
 
 
 def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
