@@ -2,8 +2,10 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,34 @@ def _follow_parent() -> None:
   parent = multiprocessing.parent_process()
   if parent is not None:
     threading.Thread(target=watch, args=(parent,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _ctrl_c_noted(ended: queue.SimpleQueue) -> Iterator[None]:
+  """Within it a Ctrl-C is a None in the queue.
+
+  A KeyboardInterrupt, which is raised wherever the main thread is, may leave a lock of the executor taken; the
+  executor's end would then wait for ever.
+  """
+  raised_here = threading.current_thread() is threading.main_thread()
+  if not raised_here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    yield
+    return
+  signal.signal(signal.SIGINT, lambda *_: ended.put(None))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+  """Within it a Ctrl-C waits; a process that is started never sees one, not even before it can ignore it."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Pool:
@@ -58,13 +88,20 @@ class Pool:
       self._executor = concurrent.futures.ProcessPoolExecutor(self.workers, context, _follow_parent)
     waiting = collections.deque(calls)
     running: set[concurrent.futures.Future] = set()
+    ended: queue.SimpleQueue[concurrent.futures.Future | None] = queue.SimpleQueue()
     try:
       while waiting or running:
-        while waiting and len(running) < self.workers * _QUEUED_PER_WORKER:
-          running.add(self._executor.submit(function, *waiting.popleft()))
-        ready, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in ready:
-          yield future.result()
+        with _ctrl_c_noted(ended):
+          while waiting and len(running) < self.workers * _QUEUED_PER_WORKER:
+            with _ctrl_c_blocked():
+              future = self._executor.submit(function, *waiting.popleft())
+            future.add_done_callback(ended.put)
+            running.add(future)
+          ready = ended.get()
+        if ready is None:
+          raise KeyboardInterrupt
+        running.remove(ready)
+        yield ready.result()
     except BrokenProcessPool as e:
       raise ValueError(
         f'A worker process died ({e}); most often the memory was too small. What was fetched is kept: '
