@@ -12,7 +12,6 @@ detections.gpkg (the areas detected) and detection.json (how well examples that 
 so few cannot say).
 """
 
-import hashlib
 import pathlib
 
 from absl import flags
@@ -42,9 +41,8 @@ def _examples(there):
     places = [[queries.parse_point(text, f'--{name}') for text in given] for name, given in points.items()]
     return examples.of_points(*places, there), points
   found = examples.read(_EXAMPLES.value, _LAYER.value, _LABEL.value, there)
-  file = pathlib.Path(_EXAMPLES.value).resolve()
-  digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ''
-  return found, {'examples': str(file), 'sha256': digest, 'layer': _LAYER.value, 'label': _LABEL.value}
+  file = str(pathlib.Path(_EXAMPLES.value).resolve())
+  return found, {'examples': file, 'sha256': found.sha256, 'layer': _LAYER.value, 'label': _LABEL.value}
 
 
 def main(_: list[str]) -> None:

@@ -52,6 +52,7 @@ _S2_SCENE = flags.DEFINE_list('s2_scene', [], 'ids of local Sentinel-2 scenes, w
 _S1_SCENE = flags.DEFINE_list('s1_scene', [], 'ids of local Sentinel-1 scenes, where there are several; first on top')
 _BOUNDS = flags.DEFINE_list('bounds', [], 'west,south,east,north in degrees')
 _AREA = flags.DEFINE_string('area', '', 'vector file whose polygons are the area, in any CRS; the rest is nodata')
+_LAYER = flags.DEFINE_string('layer', '', 'layer of --area, where it has several')
 _DATE = flags.DEFINE_string('date', '', 'YYYY-MM-DD: scenes nearest to this day')
 _DATES = flags.DEFINE_list('dates', [], 'YYYY-MM-DD,YYYY-MM-DD: the clearest scenes from the first day to the last')
 _SEARCH_DAYS = flags.DEFINE_float('search_days', 15.0, 'most days from --date', lower_bound=0)
@@ -133,7 +134,7 @@ def _polygons():
     raise ValueError('--area and --bounds exclude each other: pass one of them.')
   from deepsentinel.embedding import area
 
-  return area.read_polygons(_AREA.value)
+  return area.read_polygons(_AREA.value, _LAYER.value)
 
 
 def _grid(polygons, like=None):
@@ -230,8 +231,7 @@ def _from_files(bands: tuple[str, ...], polygons):
   whole = area.scene_grid(found[0].source, found[0].scene)
   together = [i.scene.footprint for i in found if i.scene.sensor == found[0].scene.sensor]
   if len(together) > 1:
-    west, south, east, north = shapely.bounds(shapely.union_all(together))
-    whole = area.bounds_grid(west, south, east, north, like=whole)
+    whole = area.bounds_grid(*area.bounds_of(shapely.union_all(together)), like=whole)
   return found, whole if grid is None else _grid(polygons, whole)
 
 

@@ -29,18 +29,26 @@ _CELL_S = 3600
 
 
 def execute(
-  path: pathlib.Path, environment: Mapping[str, str] | None = None, *, progress: bool = False
+  path: pathlib.Path,
+  environment: Mapping[str, str] | None = None,
+  *,
+  settings: Mapping[str, str] | None = None,
+  progress: bool = False,
 ) -> nbformat.NotebookNode:
   """A notebook with the outputs of a fresh run; nbclient's CellExecutionError if a cell fails.
 
   Args:
     path: .ipynb.
     environment: variables that its kernel gets besides those of this process.
+    settings: names that its cell of settings leaves empty -> what a user writes there.
     progress: shows a progress bar.
   """
   import nbclient
 
   notebook = nbformat.read(path, as_version=4)
+  for name, value in (settings or {}).items():
+    cell = next(cell for cell in notebook.cells if f"{name} = ''\n" in cell['source'])
+    cell['source'] = cell['source'].replace(f"{name} = ''\n", f'{name} = {value!r}\n')
   client = nbclient.NotebookClient(
     notebook, timeout=_CELL_S, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}
   )

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import venv
@@ -11,6 +12,7 @@ import nbformat
 import packaging
 import pytest
 
+from deepsentinel.embedding import levels
 from launch import notebooks
 
 CELL = notebooks.INSTALL_CELL.read_text()
@@ -52,6 +54,13 @@ def test_all_notebooks_have_the_same_first_cell():
   for path in sorted(notebooks.FOLDER.glob('*.ipynb')):
     code = [cell['source'] for cell in nbformat.read(path, as_version=4).cells if cell['cell_type'] == 'code']
     assert code[0] == CELL.rstrip(), f'python launch/notebooks.py install_cell brings it into {path.name}'
+
+
+def test_levels_that_notebooks_name_are_known():
+  for path in notebooks.FOLDER.glob('*.ipynb'):
+    code = '\n'.join(cell['source'] for cell in nbformat.read(path, as_version=4).cells)
+    for line in re.findall(r'^level = (.*)$', code, re.MULTILINE):
+      assert set(re.findall(r"'(\w+)'", line)) <= set(levels.LEVELS), path
 
 
 def test_in_a_clone_nothing_is_done(repository):

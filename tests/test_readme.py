@@ -258,6 +258,15 @@ def test_notebook(quickstart, served, name):
   assert 'SyntheticEarth' in notebooks.said(notebook)
 
 
+@pytest.mark.slow
+def test_a_notebook_on_a_corpus_of_the_users_own(quickstart):
+  """Without labels, as most corpora are, and named as text."""
+  environment = {'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(quickstart)}
+  own = {'CORPUS': str(quickstart / 'corpora' / 'demo_unlabelled')}
+  notebook = notebooks.execute(ROOT / 'notebooks' / 'explore_a_corpus.ipynb', environment, settings=own)
+  assert len(notebooks.pictures(notebook)) == NOTEBOOKS['explore_a_corpus']
+
+
 def test_notebooks_are_stored_with_what_they_show():
   stored = sorted((ROOT / 'notebooks').glob('*.ipynb'))
   assert [path.stem for path in stored] == sorted(NOTEBOOKS)

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 
 from deepsentinel.corpus.grid import utm_epsg
+from deepsentinel.embedding import places
 from deepsentinel.sources import base
 
 PIXEL_M = 10.0
@@ -81,18 +82,21 @@ class Polygons:
     moved = _moved(self.outline, 4326, epsg)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
       raise ValueError(f'--area={self.path} reaches to where EPSG:{epsg} does not: embed it in parts.')
-    return shapely.make_valid(moved)
+    return places.polygons(moved)
 
   @property
   def sha256(self) -> str:
     return hashlib.sha256(shapely.to_wkb(self.outline)).hexdigest()
 
 
-def read_polygons(path: str | os.PathLike) -> Polygons:
+def read_polygons(path: str | os.PathLike, layer: str = '') -> Polygons:
   """The union of the polygons of a vector file, of whatever format and CRS geopandas reads.
 
+  Args:
+    path: of the file.
+    layer: its name; '' where only one has geometries.
   Raises:
-    ValueError: no such file, no polygon or no CRS in it, or an area too wide for one UTM zone.
+    ValueError: no such file or layer, no polygon or no CRS in it, or an area too wide for one UTM zone.
   """
   import geopandas  # here: without --area nothing wants it
   import pyogrio.errors
@@ -101,7 +105,7 @@ def read_polygons(path: str | os.PathLike) -> Polygons:
     raise ValueError(f'--area={path} is not there. Name a vector file (GeoJSON, GeoPackage, Shapefile, ...).')
   try:
     parquet = pathlib.Path(path).suffix.lower() in ('.parquet', '.geoparquet')
-    table = geopandas.read_parquet(path) if parquet else geopandas.read_file(path)
+    table = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, layer=places.layer_of(path, layer))
   except (pyogrio.errors.DataSourceError, ValueError) as e:
     raise ValueError(f'--area={path} cannot be read as a vector file ({e}). Pass GeoJSON, GeoPackage, ...') from e
   if not isinstance(table, geopandas.GeoDataFrame) or table.geometry.isna().all():
@@ -115,7 +119,7 @@ def read_polygons(path: str | os.PathLike) -> Polygons:
       f'--area={path} holds {", ".join(sorted(set(shapes.geom_type)))} and no polygon. Draw the area as a polygon, or '
       'buffer what there is.'
     )
-  outline = shapely.force_2d(shapely.make_valid(flat.union_all()))
+  outline = shapely.force_2d(shapely.union_all(places.polygons(flat.to_numpy())))
   west, south, east, north = shapely.bounds(outline)
   # Straight edges of a long polygon are curves in another CRS.
   outline = shapely.segmentize(outline, max(east - west, north - south) / _PARTS)
@@ -137,7 +141,7 @@ def _continuous(outline: shapely.Geometry, path: str | os.PathLike) -> shapely.G
   west, _, east, _ = shapely.bounds(outline)
   if east - west > 180:
     outline = shapely.transform(outline, lambda xy: xy + np.column_stack([360 * (xy[:, 0] < 0), np.zeros(len(xy))]))
-  return shapely.make_valid(outline)
+  return places.polygons(outline)
 
 
 def scene_grid(source: base.ImagerySource, scene: base.Scene) -> base.PatchGrid:
@@ -148,8 +152,14 @@ def scene_grid(source: base.ImagerySource, scene: base.Scene) -> base.PatchGrid:
       grid = own(scene)
     except ValueError:
       # Its files lie in degrees or are rotated: they are resampled.
-      return bounds_grid(*shapely.bounds(scene.footprint))
+      return bounds_grid(*bounds_of(scene.footprint))
     scale = grid.pixel_m / PIXEL_M
     height_px, width_px = round(grid.height_px * scale), round(grid.width_px * scale)
     return base.PatchGrid(grid.epsg, grid.x0_m, grid.y0_m, height_px, width_px, PIXEL_M)
-  return bounds_grid(*shapely.bounds(scene.footprint))
+  return bounds_grid(*bounds_of(scene.footprint))
+
+
+def bounds_of(outline: shapely.Geometry) -> tuple[float, float, float, float]:
+  """West, south, east and north of a WGS84 outline; west > east where it is cut at the antimeridian."""
+  west, south, east, north = shapely.bounds(base.join_antimeridian(outline)).tolist()
+  return west, south, east - 360 if east > 180 else east, north

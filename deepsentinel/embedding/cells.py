@@ -156,9 +156,7 @@ class CellMap:
     """object [N]: the cells as polygons in WGS84."""
     x, y = self.centres(row, col)
     half = self.cell_m / 2
-    boxes = shapely.box(x - half, y - half, x + half, y + half)
-    to_lonlat = base.transformer(self.crs, 4326)
-    return shapely.transform(boxes, lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])))
+    return base.to_lonlat(shapely.box(x - half, y - half, x + half, y + half), self.crs)
 
 
 def open_map(path: str | os.PathLike, mean_cells: int = MEAN_CELLS) -> CellMap:

@@ -26,6 +26,10 @@ class Unavailable(ValueError):
   """Pixels cannot be had; the message says why, and what to do."""
 
 
+class NothingHere(Unavailable):
+  """One place has no pixels; others may have."""
+
+
 class ScenePixels:
   """Pictures of the scenes that an embedding.json names.
 
@@ -89,7 +93,8 @@ class ScenePixels:
       if (stored != nodata).any():
         return picture
     if picture is None:
-      raise Unavailable(f'the source does not list scene {self._inputs[0]["scene"]} any more')
+      scene = self._inputs[0]['scene']
+      raise NothingHere(f'a place lies outside of scene {scene}, or the source does not list scene {scene} any more')
     return picture
 
 
@@ -156,7 +161,8 @@ def of_rows(
         whys.append(reader)
     except (ValueError, OSError) as error:
       whys.append(' '.join(str(error).split()))
-      readers[place] = whys[-1]
+      if not isinstance(error, NothingHere):  # asked again, the source would say the same
+        readers[place] = whys[-1]
     if picture is not None and not isinstance(reader, str):
       shown = reader.what
     pictures.append(picture)

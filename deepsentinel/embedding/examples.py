@@ -1,6 +1,7 @@
 """Examples of what is looked for and of what is not: points and polygons, each one group of cells of a map."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,11 @@ class Examples:
   geometry: Sequence[shapely.Geometry]
   positive: np.ndarray
   used: np.ndarray
+
+  @property
+  def sha256(self) -> str:
+    """Of what was read; a file's own would not change with a side file (.dbf, -wal) that holds the answers."""
+    return hashlib.sha256(b''.join(shapely.to_wkb(list(self.geometry))) + self.positive.tobytes()).hexdigest()
 
   def groups(self, positive: bool) -> np.ndarray:
     """Numbers of the groups of one answer."""

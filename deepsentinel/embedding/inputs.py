@@ -34,8 +34,10 @@ class SceneInput:
 
   def describe(self) -> dict[str, Any]:
     """Plain values that tell this input from another."""
-    stated = {'stated': dict(self.stated)} if self.stated else {}
-    return {'source': self.name, 'sensor': self.scene.sensor, 'scene': self.scene.id, 'time': self.time, **stated}
+    more = {'stated': dict(self.stated)} if self.stated else {}
+    if hasattr(self.source, 'stamps'):
+      more['files'] = self.source.stamps(self.scene)
+    return {'source': self.name, 'sensor': self.scene.sensor, 'scene': self.scene.id, 'time': self.time, **more}
 
   @property
   def time(self) -> str:

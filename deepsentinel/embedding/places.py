@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import shapely
 
+from deepsentinel.sources import base
+
 
 def read(path: str | os.PathLike, layer: str = ''):
   """The features of a layer in WGS84.
 
   Args:
     path: GeoPackage, GeoJSON, Shapefile, or whatever else GDAL reads.
-    layer: its name; '' where there is only one.
+    layer: its name; '' where only one has geometries.
   Returns:
     geopandas.GeoDataFrame in EPSG:4326; features without a geometry are left out.
   Raises:
@@ -27,14 +29,10 @@ def read(path: str | os.PathLike, layer: str = ''):
   if not file.exists():
     raise ValueError(f'{file} is not there. Check the path; a GeoPackage, GeoJSON or Shapefile is wanted.')
   try:
-    layers = [str(name) for name, _ in pyogrio.list_layers(file)]
+    layer = layer_of(file, layer)
   except pyogrio.errors.DataSourceError as error:
     raise ValueError(f'{file} is no vector file ({error}). Give a GeoPackage, GeoJSON or Shapefile.') from error
-  if layer and layer not in layers:
-    raise ValueError(f'{file} has no layer {layer!r}. Layers: {", ".join(layers)}.')
-  if not layer and len(layers) != 1:
-    raise ValueError(f'{file} has {len(layers)} layers; name one with --layer=... Layers: {", ".join(layers)}.')
-  frame = geopandas.read_file(file, layer=layer or layers[0])
+  frame = geopandas.read_file(file, layer=layer)
   if 'geometry' not in frame:
     raise ValueError(f'{file} has no geometry, only a table. Give a GeoPackage, GeoJSON or Shapefile.')
   if frame.crs is None:
@@ -46,9 +44,44 @@ def read(path: str | os.PathLike, layer: str = ''):
   others = sorted(set(frame.geometry.geom_type) - known)
   if others:
     raise ValueError(f'{file} holds {", ".join(others)}; only points and polygons say a place. Draw it as a polygon.')
+  valid = polygons(frame.geometry.to_numpy())
+  frame = frame.set_geometry(valid)[~shapely.is_empty(valid)]
+  if not len(frame):
+    raise ValueError(f'{file} holds only shapes without an area. Draw at least three corners that are not on one line.')
+  crs, drawn = frame.crs, frame.geometry.to_numpy()
   frame = frame.to_crs(4326)
-  frame['geometry'] = shapely.make_valid(frame.geometry.to_numpy())
+  if crs.is_projected:
+    frame['geometry'] = [_cut(one, before, crs) for one, before in zip(frame.geometry, drawn, strict=True)]
   return frame.reset_index(drop=True)
+
+
+def layer_of(path: str | os.PathLike, layer: str) -> str:
+  """A layer's name, checked; '' is the only one that has geometries (QGIS keeps styles in another)."""
+  import pyogrio
+
+  layers = {str(name): kind for name, kind in pyogrio.list_layers(path)}
+  drawn = [name for name, kind in layers.items() if kind is not None] or list(layers)
+  if layer and layer not in layers:
+    raise ValueError(f'{path} has no layer {layer!r}. Layers: {", ".join(layers)}.')
+  if not layer and len(drawn) != 1:
+    raise ValueError(f'{path} has {len(drawn)} layers; name one with --layer=... Layers: {", ".join(drawn)}.')
+  return layer or drawn[0]
+
+
+def polygons(outlines):
+  """Valid polygons, or an array of them: spikes and other parts without an area are gone; points stay."""
+  return shapely.make_valid(outlines, method='structure', keep_collapsed=False)
+
+
+def _cut(outline: shapely.Geometry, drawn: shapely.Geometry, crs: Any) -> shapely.Geometry:
+  """A polygon as WGS84 has it, cut at the antimeridian where its longitudes jump there."""
+  west, _, east, _ = shapely.bounds(outline)
+  if east - west <= 180 or 'Polygon' not in outline.geom_type:
+    return outline
+  inside = shapely.point_on_surface(drawn)
+  (lon,), (lat,) = base.transformer(crs.to_wkt(), 4326).transform([inside.x], [inside.y])
+  # A map of the whole world may be that wide without a jump: then what was inside still is.
+  return outline if shapely.intersects_xy(outline, lon, lat) else base.to_lonlat(np.array([drawn]), crs.to_wkt())[0]
 
 
 def read_polygon(path: str | os.PathLike, layer: str = '') -> shapely.Geometry:

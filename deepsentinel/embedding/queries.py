@@ -8,6 +8,7 @@ import shapely
 from deepsentinel.data import distances
 from deepsentinel.embedding import cells, places
 from deepsentinel.embedding.index import Index
+from deepsentinel.sources import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Query:
 
 def _query(name: str, vectors: np.ndarray, geometry: shapely.Geometry, own: np.ndarray) -> Query:
   mean = vectors.astype(np.float64).mean(0)
-  middle = shapely.centroid(geometry)
-  return Query(name, cells.unit(mean), middle.x, middle.y, geometry, own, len(vectors), float(np.linalg.norm(mean)))
+  middle = shapely.centroid(base.join_antimeridian(geometry))
+  lon = (middle.x + 180) % 360 - 180
+  return Query(name, cells.unit(mean), lon, middle.y, geometry, own, len(vectors), float(np.linalg.norm(mean)))
 
 
 def parse_point(text: str, flag: str = '--point') -> tuple[float, float]:

@@ -13,6 +13,7 @@ from deepsentinel.embedding import cells, places
 from deepsentinel.embedding import index as index_lib
 from deepsentinel.embedding.index import Index
 from deepsentinel.embedding.queries import Query
+from deepsentinel.sources import base
 
 MIN_KM, APART_KM = 0.5, 0.5  # three cells of 160 m
 COLUMNS = ('rank', 'similarity', 'distance_km', 'lon_deg', 'lat_deg', 'id', 'source', 'time')
@@ -50,20 +51,25 @@ def rank(index: Index, query: Query, k: int, *, min_km: float = MIN_KM, apart_km
   if not 1 <= k <= available:
     raise ValueError(f'--k={k}: the index has {available:,} rows beside the query. Pass --k=1 to {available}.')
   lon, lat = index.rows['lon_deg'].to_numpy(), index.rows['lat_deg'].to_numpy()
-  everything = index.similarities(query.vector) if index.exact else None
   wanted = len(index) if index.exact else min(_FIRST, len(index))
   while True:
-    if everything is not None:
-      number = np.argsort(-everything, kind='stable')
-      similarity = everything[number]
-    else:
-      similarity, number = index.nearest(query.vector, wanted)
+    similarity, number = _best(index, query.vector, wanted)
     away = _away(query, index, number)
     allowed = ~np.isin(number, query.own) & (away >= min_km)
     chosen = _apart(lon[number], lat[number], allowed, k, apart_km)
-    if len(chosen) == k or wanted >= len(index):
+    if len(chosen) == k or len(number) == len(index):
       return Found(number[chosen], similarity[chosen], away[chosen])
-    wanted = min(8 * wanted, len(index))
+    # Fewer than asked for: the lists that an approximate search looks through hold no more. Then all are compared.
+    wanted = min(8 * wanted, len(index)) if len(number) == wanted else len(index)
+
+
+def _best(index: Index, vector: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+  """(cosine, row number) of the rows most like a vector, best first; of all where all are wanted."""
+  if wanted < len(index):
+    return index.nearest(vector, wanted)
+  everything = index.similarities(vector)
+  number = np.argsort(-everything, kind='stable')
+  return everything[number], number
 
 
 def _away(query: Query, index: Index, number: np.ndarray) -> np.ndarray:
@@ -71,10 +77,15 @@ def _away(query: Query, index: Index, number: np.ndarray) -> np.ndarray:
   lon, lat = (index.rows[name].to_numpy()[number] for name in ('lon_deg', 'lat_deg'))
   if query.geometry.geom_type in ('Point', 'MultiPoint') or len(query.own) == 1:
     return distances.geodesic_km(np.full(len(lon), query.lon_deg), np.full(len(lon), query.lat_deg), lon, lat)
-  shapely.prepare(query.geometry)
-  points = shapely.points(lon, lat)
-  # [N, 2, 2]: the nearest point of the polygon, and the row.
-  ends = shapely.get_coordinates(shapely.shortest_line(query.geometry, points)).reshape(-1, 2, 2)
+  # The nearest point of the polygon is looked for in a plane about its middle, whose scale is everywhere nearly true.
+  plane = f'+proj=aeqd +lon_0={query.lon_deg} +lat_0={query.lat_deg} +datum=WGS84 +units=m'
+  to_plane = base.transformer(4326, plane)
+  polygon = shapely.transform(query.geometry, lambda xy: np.column_stack(to_plane.transform(xy[:, 0], xy[:, 1])))
+  shapely.prepare(polygon)
+  # [N, 2, 2]: that point, and the row.
+  lines = shapely.shortest_line(polygon, shapely.points(*to_plane.transform(lon, lat)))
+  x, y = shapely.get_coordinates(lines).T
+  ends = np.column_stack(base.transformer(plane, 4326).transform(x, y)).reshape(-1, 2, 2)
   return distances.geodesic_km(ends[:, 0, 0], ends[:, 0, 1], ends[:, 1, 0], ends[:, 1, 1])
 
 

@@ -136,20 +136,17 @@ class PatchRows:
 
     geo = json.loads(self.tags['geo'])
     column = geo['columns'][geo['primary_column']]
-    to_lonlat = base.transformer(pyproj.CRS.from_user_input(column.get('crs') or 'OGC:CRS84').to_wkt(), 4326)
+    crs = pyproj.CRS.from_user_input(column.get('crs') or 'OGC:CRS84').to_wkt()
     seen = 0
     for batch in pyarrow.parquet.ParquetFile(self.path).iter_batches(_BATCH_ROWS):
       vectors = cells.unit(np.stack(batch.column('embedding').to_numpy(zero_copy_only=False)).astype(np.float32))
-      outlines = shapely.transform(
-        shapely.from_wkb(batch.column('geometry').to_numpy(zero_copy_only=False)),
-        lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])),
-      )
-      centre = shapely.get_coordinates(shapely.centroid(outlines))
+      outlines = shapely.from_wkb(batch.column('geometry').to_numpy(zero_copy_only=False))
+      lon, lat = base.transformer(crs, 4326).transform(*shapely.get_coordinates(shapely.centroid(outlines)).T)
       known = np.isfinite(vectors[:, 0])
       ids = [f'{self.name}/{i}' for i in batch.column('id').to_pylist()]
       table = {
         'id': ids, 'row': np.arange(seen, seen + len(ids)), 'col': -1, 'time': self.tags.get('times', ''),
-        'lon_deg': centre[:, 0], 'lat_deg': centre[:, 1], 'geometry': outlines,
+        'lon_deg': lon, 'lat_deg': lat, 'geometry': base.to_lonlat(outlines, crs),
       }  # fmt: skip
       seen += len(ids)
       yield pd.DataFrame(table)[known], vectors[known], len(ids)
@@ -182,7 +179,7 @@ class RecordRows:
   def describe(self) -> dict[str, Any]:
     return {
       'kind': 'records', 'name': self.name, 'path': str(self.records.directory), 'split': self.records.split,
-      'records': len(self.records), 'synthetic': self.synthetic,
+      'records': len(self.records), 'records_sha256': self.records.fingerprint, 'synthetic': self.synthetic,
       'tags': {'checkpoint_sha256': self.model.sha256, 'checkpoint_stage': self.model.stage},
     }  # fmt: skip
 
@@ -277,10 +274,12 @@ def of_records(model: 'Trained', directory: Any, splits: list[str]) -> list[Reco
 
 def distinct(sources: list[Any]) -> list[Any]:
   """The sources with names of their own: a second 'maps' is 'maps_2'."""
-  seen: dict[str, int] = {}
-  out = []
+  taken = {source.name for source in sources}
+  out: list[Any] = []
   for source in sources:
-    seen[source.name] = seen.get(source.name, 0) + 1
-    again = seen[source.name]
-    out.append(source if again == 1 else dataclasses.replace(source, name=f'{source.name}_{again}'))
+    name, again = source.name, 1
+    while any(other.name == name for other in out) or (again > 1 and name in taken):
+      again += 1
+      name = f'{source.name}_{again}'
+    out.append(source if again == 1 else dataclasses.replace(source, name=name))
   return out

@@ -1,6 +1,7 @@
 """One search, from a query to a folder of results."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -66,7 +67,8 @@ def search(
   found = results.rank(index, query, k, min_km=min_km, apart_km=apart_km)
   about = results.describe(index, query, found, k, min_km, apart_km)
   job = {
-    'index': index.fingerprint, 'query': shapely.to_wkt(query.geometry), 'of': query.name, 'k': k, 'min_km': min_km,
+    'index': index.fingerprint, 'query': shapely.to_wkt(query.geometry), 'of': query.name,
+    'vector_sha256': hashlib.sha256(query.vector.tobytes()).hexdigest(), 'k': k, 'min_km': min_km,
     'apart_km': apart_km, 'map': with_map, 'chips': with_chips, 'paths': dict(paths or {}),
   }  # fmt: skip
   job = json.loads(json.dumps(job))

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -139,7 +140,7 @@ def _collected(folder: pathlib.Path, chunks: int) -> Measured:
     try:
       with np.load(path) as file:
         parts.append({name: file[name] for name in file.files})
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
       raise ValueError(f'{path} cannot be read ({error}). Remove it and run the same command again.') from error
   joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
   clear = joined['clear'].astype(np.float64)  # [P, M, E], unit vectors; where models differ in E, padded with 0

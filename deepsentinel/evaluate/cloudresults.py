@@ -38,13 +38,17 @@ def table(result: dict[str, Any]) -> str:
   lines = ['skill, 0 = majority class, 1 = both sensors without a cloud', '']
   lines.append(f'{"cloud share":34}' + ''.join(f'{share:>7.1f}' for share in result['shares']))
   for view, entries in whole.items():
-    lines.append(f'{robustness.TITLES[view]:34}' + ''.join(f'{entry["skill"]:>7.2f}' for entry in entries))
+    lines.append(f'{robustness.TITLES[view]:34}' + ''.join(_skill(entry['skill']) for entry in entries))
   lines += ['', *(f'{_VERDICTS[check["holds"]]:10} {check["claim"]}: {check["found"]}' for check in result['checks'])]
   lines.append('')
   world = 'SyntheticEarth, a simulated world' if result['synthetic'] else 'real imagery'
   checkpoints = f'{result["models"]} checkpoint' + ('s' if result['models'] != 1 else '')
   lines.append(f'{result["patches"]} test patches of {world}, in {result["blocks"]} blocks; {checkpoints}')
   return '\n'.join(lines)
+
+
+def _skill(value: float | None) -> str:
+  return f'{"-":>7}' if value is None else f'{value:>7.2f}'
 
 
 _VERDICTS = {True: 'holds', False: 'FAILS', None: 'undecided'}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 from deepsentinel import legend, provenance
 from deepsentinel.corpus import splits as splits_lib
 from deepsentinel.data import records as records_lib
+from deepsentinel.data import stores
 from deepsentinel.evaluation import cells, comparison, diagnostics, embeddings, frozen, intervals, probes, vectors
 from deepsentinel.train import checkpoint as checkpoint_lib
+from deepsentinel.train import exported
 from deepsentinel.train.trained import Trained
 
 PLACES = (
@@ -53,10 +56,11 @@ def parse_fractions(texts: Sequence[str]) -> tuple[float, ...]:
 
 def load(checkpoints: Sequence[str], stage: str) -> dict[str, Trained]:
   """Name -> checkpoint: the run's folder, with as much of its path as tells it from the others."""
-  paths = [pathlib.Path(path).expanduser().resolve() for path in checkpoints]
-  if not paths:
+  if not checkpoints:
     raise ValueError('--checkpoint names none; pass a run directory.')
-  twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+  places = [_place(checkpoint) for checkpoint in checkpoints]
+  paths = [pathlib.Path(exported.split_pin(place)[0]) for place in places]  # for names; a URL stays what it is
+  twice = sorted({place for place in places if places.count(place) > 1})
   if twice:
     raise ValueError(f'--checkpoint names {", ".join(twice)} twice; name each run once.')
   paths_without = [p.parent if p.name in ('pretrain', 'finetune') else p for p in paths]
@@ -65,7 +69,12 @@ def load(checkpoints: Sequence[str], stage: str) -> dict[str, Trained]:
     depth += 1
   names = ['/'.join(p.parts[-depth:]) for p in paths_without]
   names = [n if names.count(n) == 1 else f'{n}/{p.name}' for n, p in zip(names, paths, strict=True)]
-  return {name: checkpoint_lib.load_trained(path, stage=stage) for name, path in zip(names, paths, strict=True)}
+  return {name: checkpoint_lib.load_trained(place, stage=stage) for name, place in zip(names, places, strict=True)}
+
+
+def _place(checkpoint: str | os.PathLike) -> str:
+  text = os.fspath(checkpoint)
+  return text.rstrip('/') if stores.is_url(text) else str(pathlib.Path(text).expanduser().resolve())
 
 
 def encoders(models: dict[str, Trained], seed: int, accept_level: str = '') -> list[tuple[str, frozen.Frozen]]:
@@ -169,7 +178,7 @@ def _with_lists(request: Request, directory) -> dict[str, Any]:
   found = {
     name: np.concatenate([embed(encoder, records).patch for records in pooled]) for name, encoder in chosen.items()
   }
-  plain = np.concatenate([embeddings.band_features(records) for records in pooled])
+  plain = embeddings.band_features(*pooled)
   scored = {name: probes.knn_multilabel(vector, matrix, k=request.k) for name, vector in found.items()}
   return {
     'kind': 'lists', 'data': pooled[0].card['name'], 'patches': len(matrix), 'classes': names,

@@ -58,8 +58,9 @@ def curves(
   Returns:
     part ('all', 'clear', 'cloud') -> view -> S entries {'cloud_share', 'pixels', 'quality', 'majority', 'skill',
     'quality_of_models': [M], 'skill_of_models': [M], 'places': [low, high] or None, 'seeds': [low, high] or None};
-    quality and skill are None, and their lists empty, where the part has no pixel. 'places' is the bootstrap over
-    blocks, 'seeds' Student's interval over the models.
+    quality and skill are None, and their lists empty, where the part has no pixel; skill is None, too, where a model
+    with both sensors and no cloud scores just what the majority class does. 'places' is the bootstrap over blocks,
+    'seeds' Student's interval over the models.
   """
   out: dict[str, dict[str, list[dict[str, Any]]]] = {part: {view: [] for view in VIEWS} for part in PARTS}
   for part, views in out.items():
@@ -90,14 +91,14 @@ class _Scale:
       nothing = dict.fromkeys(('quality', 'majority', 'skill', 'places', 'seeds'))
       return {'pixels': 0, **nothing, 'quality_of_models': [], 'skill_of_models': []}
     qualities = [_quality(own[:, m].sum(0)) for m in range(own.shape[1])]
-    skills = [_skill(q, self._lowest, top) for q, (top, _) in zip(qualities, self._best, strict=True)]
+    skills = [float(_skill(q, self._lowest, top)) for q, (top, _) in zip(qualities, self._best, strict=True)]
     return {
       'pixels': self._pixels,
       'quality': float(np.mean(qualities)),
       'majority': float(self._lowest),
-      'skill': float(np.mean(skills)),
+      'skill': _known(float(np.mean(skills))),
       'quality_of_models': [float(value) for value in qualities],
-      'skill_of_models': [float(value) for value in skills],
+      'skill_of_models': [_known(value) for value in skills],
       'places': self._places(own),
       'seeds': _seeds(skills),
     }
@@ -110,7 +111,11 @@ class _Scale:
       if quality is None or top is None or self._lowest_draws is None:
         return None
       skills.append(_skill(quality, self._lowest_draws, top))
-    found = intervals.of_draws(np.mean(skills, 0), len(np.unique(self._block)))
+    mean = np.mean(skills, 0)
+    known = mean[np.isfinite(mean)]
+    if not len(known):
+      return None
+    found = intervals.of_draws(known, len(np.unique(self._block)))
     return [found.low, found.high]
 
 
@@ -123,8 +128,14 @@ def _quality(confusion: np.ndarray) -> float:
   return float(metrics.rates(confusion)[METRIC])
 
 
-def _skill(quality, majority, best):
-  return (quality - majority) / (best - majority)
+def _skill(quality, majority, best) -> np.ndarray:
+  """NaN where the best is just what the majority class is, so that nothing can be measured between the two."""
+  room = np.subtract(best, majority)
+  return np.divide(np.subtract(quality, majority), room, out=np.full(room.shape, np.nan), where=room != 0)
+
+
+def _known(value: float) -> float | None:
+  return value if np.isfinite(value) else None
 
 
 def _draws(id: Sequence[str], block: np.ndarray, confusion: np.ndarray) -> np.ndarray | None:
@@ -134,7 +145,7 @@ def _draws(id: Sequence[str], block: np.ndarray, confusion: np.ndarray) -> np.nd
 
 def _seeds(values: Sequence[float]) -> list[float] | None:
   """Student's 95 % interval of the mean over models that differ in their seed."""
-  half = intervals.student_half_width(values)
+  half = intervals.student_half_width(values) if np.isfinite(values).all() else None
   return None if half is None else [float(np.mean(values) - half), float(np.mean(values) + half)]
 
 

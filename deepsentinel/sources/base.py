@@ -38,6 +38,17 @@ def split_antimeridian(outline: shapely.Geometry) -> shapely.Geometry:
   return shapely.union_all(parts)
 
 
+def join_antimeridian(outline: shapely.Geometry) -> shapely.Geometry:
+  """What `split_antimeridian` has cut: parts west of 0 degrees run on past 180. Others are left as they are."""
+  west, _, east, _ = shapely.bounds(outline)
+  if east - west <= 180:
+    return outline
+  parts = shapely.get_parts(outline)
+  beyond = shapely.bounds(parts)[:, 2] <= 0
+  parts[beyond] = shapely.transform(parts[beyond], lambda xy: xy + np.array([360, 0]))
+  return shapely.union_all(parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class PatchGrid:
   """A north-up pixel grid in a projected CRS.
@@ -115,21 +126,34 @@ def _unwrapped_outlines(grids: Sequence[PatchGrid], points_per_side: int) -> np.
     bounds = np.array([grids[i].bounds for i in chosen.tolist()])  # [n, 4]
     longer = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1])
     rings = shapely.segmentize(shapely.box(*bounds.T), longer / points_per_side)
-    xy, ring = shapely.get_coordinates(rings, return_index=True)
-    lon, lat = transformer(int(epsg), 4326).transform(xy[:, 0], xy[:, 1])
-    first = np.asarray(lon)[np.searchsorted(ring, np.arange(len(chosen)))][ring]  # of each outline, at every vertex
-    lon = first + (np.asarray(lon) - first + 180) % 360 - 180
-    out[chosen] = shapely.set_coordinates(rings, np.column_stack([lon, lat]))
+    out[chosen] = _unwrapped(rings, int(epsg))
   return out
+
+
+def _unwrapped(outlines: np.ndarray, crs: Any) -> np.ndarray:
+  """object [N]: outlines of a projected CRS in WGS84, longitudes unwrapped around each one's first vertex."""
+  xy, outline = shapely.get_coordinates(outlines, return_index=True)
+  lon, lat = transformer(crs, 4326).transform(xy[:, 0], xy[:, 1])
+  first = np.asarray(lon)[np.searchsorted(outline, np.arange(len(outlines)))][outline]  # of each, at every vertex
+  lon = first + (np.asarray(lon) - first + 180) % 360 - 180
+  return shapely.set_coordinates(np.array(outlines, object), np.column_stack([lon, lat]))
 
 
 def outlines_lonlat(grids: Sequence[PatchGrid], points_per_side: int = 21) -> np.ndarray:
   """object [N]: the densified outlines in WGS84, cut at the antimeridian; for many grids at once, in any zones."""
-  out = _unwrapped_outlines(grids, points_per_side)
-  west, _, east, _ = shapely.bounds(out).T
+  return _cut(_unwrapped_outlines(grids, points_per_side))
+
+
+def to_lonlat(outlines: np.ndarray, crs: Any) -> np.ndarray:
+  """object [N]: outlines of a CRS, each less than 180 degrees wide, in WGS84, cut at the antimeridian."""
+  return _cut(_unwrapped(outlines, crs))
+
+
+def _cut(outlines: np.ndarray) -> np.ndarray:
+  west, _, east, _ = shapely.bounds(outlines).T
   for i in np.flatnonzero((west < -180) | (east > 180)):
-    out[i] = split_antimeridian(out[i])
-  return out
+    outlines[i] = split_antimeridian(outlines[i])
+  return outlines
 
 
 @dataclasses.dataclass(frozen=True)

@@ -187,6 +187,12 @@ class LocalScenes:
     """The scene's own finest pixels as a grid; ValueError if they are not square and in a projected CRS."""
     return scenefiles.own_grid(self._local(scene))
 
+  def stamps(self, scene: base.Scene) -> dict[str, Any]:
+    """File name -> size and time of change: a scene that was fetched anew is another, whatever it is called."""
+    paths = {pathlib.Path(band.path) for band in self._local(scene).bands.values()}
+    found = {path.name: path.stat() for path in sorted(paths) if path.is_file()}
+    return {name: {'bytes': stat.st_size, 'changed': stat.st_mtime} for name, stat in found.items()}
+
   def read(self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str]) -> base.Patch:
     """Pixels of `scene` on `grid`, in the unit of its files; `valid` where any band has data."""
     return scenefiles.read_scene(self._local(scene), grid, bands)

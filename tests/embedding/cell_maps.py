@@ -21,13 +21,14 @@ def write(
   sha: str | None = SHA,
   computed: bool = False,
   corner: tuple[float, float] = (LEFT, TOP),
+  epsg: int = EPSG,
 ) -> pathlib.Path:
   """`folder`/embedding.tif of vectors [rows, cols, E] with the tags that deepsentinel.embed writes."""
   folder.mkdir(parents=True, exist_ok=True)
   rows, cols, features = vectors.shape
   profile = {'height': rows, 'width': cols, 'count': features, 'dtype': 'float32', 'nodata': float('nan')}
   transform = rasterio.Affine(CELL_M, 0, corner[0], 0, -CELL_M, corner[1])
-  with rasterio.open(folder / 'embedding.tif', 'w', crs=f'EPSG:{EPSG}', transform=transform, **profile) as file:
+  with rasterio.open(folder / 'embedding.tif', 'w', crs=f'EPSG:{epsg}', transform=transform, **profile) as file:
     file.write(np.moveaxis(vectors, -1, 0).astype(np.float32))
     known = {'checkpoint_sha256': sha} if sha else {}
     file.update_tags(**known, synthetic=str(computed).lower(), times='2018-06-16T10:29:30Z')

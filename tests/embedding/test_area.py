@@ -2,11 +2,13 @@ import datetime
 
 import geopandas
 import numpy as np
+import pandas
+import pyogrio
 import pyproj
 import pytest
 import shapely
 
-from deepsentinel.embedding import area, scenes
+from deepsentinel.embedding import area, places, scenes
 from deepsentinel.sources import base
 from tests.embedding.small_area import NOON, ArraySource, make_grid
 
@@ -88,6 +90,46 @@ def test_polygons_across_the_antimeridian(tmp_path):
   polygons = area.read_polygons(tmp_path / 'a.gpkg')
   assert polygons.outline.bounds == pytest.approx((179.9, -17, 180.1, -16.9))
   assert 2100 < polygons.grid().width_px < 2200
+
+
+def test_polygons_with_the_flaws_that_people_draw(tmp_path):
+  x, y = 600_000, 5_300_000
+  bows = [shapely.Polygon([(x, y), (x + 400, y + 400), (x + 400, y), (x, y + 400)])]
+  bows.append(shapely.affinity.translate(bows[0], 100))
+  expected = shapely.union_all(shapely.make_valid(bows)).area
+  geopandas.GeoDataFrame(geometry=bows, crs=32632).to_file(tmp_path / 'bows.gpkg')
+  polygons = area.read_polygons(tmp_path / 'bows.gpkg')
+  assert polygons.within(32632).area == pytest.approx(expected, rel=1e-3)
+  corners = (0, 0), (5000, 0), (5000, 5000), (2500, 5000), (2500, 15_000), (2500, 5000), (0, 5000)
+  spike = shapely.Polygon([(x + dx, y + dy) for dx, dy in corners])
+  geopandas.GeoDataFrame(geometry=[spike], crs=32632).to_file(tmp_path / 'spike.gpkg')
+  polygons = area.read_polygons(tmp_path / 'spike.gpkg')
+  assert polygons.within(32632).geom_type == 'Polygon'
+  assert abs(polygons.grid().height_px - 500) <= 1
+  assert places.read_polygon(tmp_path / 'spike.gpkg').geom_type == 'Polygon'
+
+
+def test_layers(tmp_path):
+  for layer, left in (('a', 600_000), ('b', 700_000)):
+    frame = geopandas.GeoDataFrame(geometry=[shapely.box(left, 5_300_000, left + 1000, 5_301_000)], crs=32632)
+    frame.to_file(tmp_path / 'l.gpkg', layer=layer)
+    if layer == 'a':
+      # QGIS keeps its styles so.
+      pyogrio.write_dataframe(pandas.DataFrame({'style': ['red']}), tmp_path / 'l.gpkg', layer='layer_styles')
+      assert area.read_polygons(tmp_path / 'l.gpkg').grid().x0_m == pytest.approx(600_000, abs=10)
+  with pytest.raises(ValueError, match=r'has 2 layers; name one with --layer=... Layers: a, b'):
+    area.read_polygons(tmp_path / 'l.gpkg')
+  assert area.read_polygons(tmp_path / 'l.gpkg', 'b').grid().x0_m == pytest.approx(700_000, abs=10)
+  with pytest.raises(ValueError, match="has no layer 'c'"):
+    area.read_polygons(tmp_path / 'l.gpkg', 'c')
+
+
+def test_a_scene_across_the_antimeridian():
+  footprint = shapely.union_all([shapely.box(179.9, -17, 180, -16.9), shapely.box(-180, -17, -179.9, -16.9)])
+  west, south, east, north = area.bounds_of(footprint)
+  assert (west, south, east, north) == pytest.approx((179.9, -17, -179.9, -16.9))
+  assert 2100 < area.bounds_grid(west, south, east, north).width_px < 2200
+  assert area.bounds_of(shapely.box(-1, 2, 3, 4)) == (-1, 2, 3, 4)
 
 
 @pytest.mark.parametrize(

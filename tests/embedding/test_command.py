@@ -1,5 +1,7 @@
 """python -m deepsentinel.embed, with a checkpoint that is made up and everything else real."""
 
+import os
+
 import numpy as np
 import pytest
 import rasterio
@@ -64,6 +66,14 @@ def test_local_files(scene_files, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert 'sentinel2: S2_20200601, 2020-06-01 10:00 UTC' in printed
   assert 'area: 0.90 x 1.00 km, EPSG:32632, 90 x 100 px' in printed
+
+
+def test_a_local_scene_that_was_fetched_anew_is_another(scene_files, tmp_path):
+  run(tmp_path / 'out', **scene_files)
+  run(tmp_path / 'out', **scene_files)  # nothing is left to do
+  os.utime(tmp_path / 'S2_20200601' / 'S2_20200601.tif', (1, 1))
+  with pytest.raises(ValueError, match=r'holds another embedding \(inputs: .*Pass another --out'):
+    run(tmp_path / 'out', **scene_files)
 
 
 def test_a_part_of_a_local_scene(scene_files, tmp_path):

@@ -70,6 +70,16 @@ def test_examples_from_the_command_line(halves):
     examples.of_points([cell_maps.lonlat(5.5, 1.5)], [], halves)
 
 
+def test_labels_in_a_side_file_are_other_examples(halves, tmp_path):
+  found = []
+  for label in ([1, 0], [0, 1]):  # of a Shapefile they are in .dbf
+    geometry = [point(9, 1), point(9, 12)]
+    geopandas.GeoDataFrame({'label': label}, geometry=geometry, crs=4326).to_file(tmp_path / 'e.shp')
+    found.append((examples.read(tmp_path / 'e.shp', '', 'label', halves).sha256, (tmp_path / 'e.shp').read_bytes()))
+  assert found[0][0] != found[1][0]
+  assert found[0][1] == found[1][1]
+
+
 def test_examples_without_data_are_left_out(halves, tmp_path):
   geometry = [point(1, 2), point(5, 1), point(5, 12), shapely.Point(100, 10)]
   found = read(halves, tmp_path, geometry, label=[True, True, False, False])

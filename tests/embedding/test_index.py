@@ -53,6 +53,11 @@ def test_the_nearest_rows_are_those_of_numpy(two_maps):
   np.testing.assert_allclose(made.vectors([3, 200]), flat[[3, 200]], atol=1e-6)
 
 
+def test_every_source_has_a_name_of_its_own():
+  found = rows.distinct([rows.MapRows(None, name) for name in ('maps', 'maps', 'maps_2', 'other', 'maps')])
+  assert [source.name for source in found] == ['maps', 'maps_3', 'maps_2', 'other', 'maps_4']
+
+
 def test_rows_say_where_they_lie(two_maps):
   home, folders, _, _ = two_maps
   about = json.loads((home / 'index' / 'index.json').read_text())

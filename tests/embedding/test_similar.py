@@ -122,6 +122,51 @@ def test_a_polygon_keeps_its_distance(made):
   assert (found.distance_km >= 0.3).all()
 
 
+def test_distances_from_a_slanted_edge_far_north(tmp_path):
+  """Against the edge cut into many points: at 70 degrees a degree of longitude is a third of one of latitude."""
+  x, y = base.transformer(4326, 32633).transform(15.5, 70.0)
+  folder = cell_maps.write(tmp_path / 'm', cell_maps.random_vectors(20, 20), corner=(x, y), epsg=32633)
+  there = build(tmp_path / 'index', folder)
+  corners = base.transformer(32633, 4326).transform([x, x + 3200, x], [y, y - 3200, y - 3200])
+  query = queries.in_polygon(there, shapely.Polygon(np.column_stack(corners)), 'p')
+  number = np.arange(len(there))
+  edge = shapely.get_coordinates(shapely.segmentize(query.geometry.exterior, 1e-4))
+  lon, lat = (there.rows[name].to_numpy() for name in ('lon_deg', 'lat_deg'))
+  pairs = [np.broadcast_to(v, (len(there), len(edge))).ravel() for v in (lon[:, None], lat[:, None], *edge.T)]
+  expected = distances.geodesic_km(*pairs).reshape(len(there), -1).min(1)
+  expected[shapely.contains_xy(query.geometry, lon, lat)] = 0
+  np.testing.assert_allclose(results._away(query, there, number), expected, atol=0.01)
+
+
+def test_across_the_antimeridian(tmp_path):
+  x, y = base.transformer(4326, 32760).transform(180.0, -17.0)
+  x, y = x // 160 * 160 - 6.5 * 160, y // 160 * 160
+  fiji = cell_maps.write(tmp_path / 'fiji', cell_maps.random_vectors(10, 20), corner=(x, y), epsg=32760)
+  x2, y2 = base.transformer(4326, 32733).transform(15.0, -17.0)
+  namibia = cell_maps.write(tmp_path / 'namibia', cell_maps.random_vectors(10, 20), corner=(x2, y2), epsg=32733)
+  alone = build(tmp_path / 'alone', fiji)
+  parts = shapely.get_parts(alone.rows.geometry.to_numpy())
+  assert np.ptp(shapely.bounds(parts)[:, [0, 2]], axis=1).max() < 0.01
+  assert 0 < sum(g.geom_type == 'MultiPolygon' for g in alone.rows.geometry) <= 12
+  with pytest.raises(ValueError, match='lies in no row of the index'):
+    queries.at_point(alone, 15.0, -17.0)
+  both = [rows.of_embedding(folder, 1) for folder in (fiji, namibia)]
+  there, _ = index.build(both, tmp_path / 'both', mean_cells=1, progress=False)
+  place = base.transformer(32733, 4326).transform(x2 + 80, y2 - 80)
+  assert there.rows['id'].iloc[queries.at_point(there, *place).own].tolist() == ['namibia/0_0']
+  # A box over the middle columns of Fiji's, drawn in its own CRS.
+  drawn = shapely.box(x + 3 * 160, y - 5 * 160, x + 12 * 160, y - 2 * 160)
+  geopandas.GeoDataFrame(geometry=[drawn], crs=32760).to_file(tmp_path / 'p.gpkg')
+  query = queries.in_polygon(alone, places.read_polygon(tmp_path / 'p.gpkg'), 'p.gpkg')
+  assert alone.rows['id'].iloc[query.own].tolist() == [f'fiji/{r}_{c}' for r in range(2, 5) for c in range(3, 12)]
+  assert abs(abs(query.lon_deg) - 180) < 0.02
+  split = next(i for i, g in enumerate(alone.rows.geometry) if g.geom_type == 'MultiPolygon')
+  query = queries.of_row(alone, alone.rows['id'].iloc[split])
+  assert abs(query.lon_deg) > 179.99
+  found = results.rank(alone, query, 5, min_km=0, apart_km=0)
+  assert found.distance_km.max() < 4
+
+
 def test_more_than_there_is(made, tmp_path):
   query = queries.of_row(made, 'm/4_7')
   with pytest.raises(ValueError, match=r'--k=119: the index has 118 rows beside the query. Pass --k=1 to 118'):
@@ -142,6 +187,20 @@ def test_an_approximate_index_widens_its_search(tmp_path, monkeypatch):
   query = queries.of_row(exact, 'm/20_20')
   expected = results.rank(exact, query, 12)
   np.testing.assert_array_equal(results.rank(near, query, 12).number, expected.number)
+
+
+def test_an_approximate_index_finds_as_many_as_an_exact_one(tmp_path):
+  """Of vectors in clusters that lie together, the lists looked through hold nothing far enough away."""
+  rng = np.random.default_rng(0)
+  middles = rng.normal(size=(10, 10, 8)).repeat(8, 0).repeat(8, 1)
+  folder = cell_maps.write(tmp_path / 'm', middles + 0.05 * rng.normal(size=(80, 80, 8)))
+  source = rows.of_embedding(folder, 1)
+  near, _ = index.build([source], tmp_path / 'index', mean_cells=1, kind='approximate', progress=False)
+  assert near.searcher.nprobe < near.searcher.nlist
+  exact = build(tmp_path / 'exact', folder)
+  query = queries.of_row(exact, 'm/20_20')
+  found = results.rank(near, query, 20, apart_km=1.5)
+  np.testing.assert_array_equal(found.number, results.rank(exact, query, 20, apart_km=1.5).number)
 
 
 def test_like_finds_like_on_synthetic_earth(earth):
@@ -228,6 +287,39 @@ def test_chips_that_cannot_be_had_are_said_to_be_missing(journal, why, tmp_path)
     done = similar.search(there, queries.of_row(there, 'm/0_0'), tmp_path / 'out', **options)
     assert done.about['notes'] == [f'Chips without pixels: {said}.']
     assert (tmp_path / 'out' / 'chips.png').exists()
+
+
+def test_a_place_without_a_scene_leaves_the_others_their_chips(tmp_path, monkeypatch):
+  folder = cell_maps.write(tmp_path / 'm', cell_maps.random_vectors(3, 3))
+  item = {'sensor': 'sentinel2', 'time': '2018-06-16T10:29:30Z', 'bands': ['B4', 'B3', 'B2'], 'source': 'synthetic'}
+  (folder / 'embedding.json').write_text(json.dumps({'job': {'inputs': [{**item, 'scene': 'a'}]}}))
+  there = build(tmp_path / 'index', folder)
+  asked = []
+
+  def read(self, grid):
+    asked.append(grid)
+    if len(asked) == 2:
+      raise chips.NothingHere('nothing there')
+    return np.zeros((4, 4, 3), np.uint8)
+
+  monkeypatch.setattr(chips.ScenePixels, 'read', read)
+  pictures, _, why = chips.of_rows(there, range(5), {}, progress=False)
+  assert [picture is not None for picture in pictures] == [True, False, True, True, True]
+  assert why == 'nothing there'
+
+
+def test_results_of_a_map_that_was_made_anew_are_others(made, tmp_path):
+  point = shapely.Point(*cell_maps.lonlat(0.5, 0.5))
+  options = {'k': 2, 'with_map': False, 'with_chips': False, 'progress': False}
+  vectors = cell_maps.random_vectors(12, 10)
+  for again, change in ((False, 0), (True, 0), (None, 1)):
+    other = cell_maps.write(tmp_path / 'other', vectors + change)
+    query = queries.in_another_map(made, cells.open_map(other, 1), point, 'point')
+    if again is None:
+      with pytest.raises(ValueError, match='holds the results of another search'):
+        similar.search(made, query, tmp_path / 'out', **options)
+    else:
+      assert similar.search(made, query, tmp_path / 'out', **options).again is again
 
 
 def test_chips_of_a_local_scene(tmp_path):

@@ -70,6 +70,15 @@ def test_pixels_under_cloud_and_under_clear_sky_are_scored_apart():
   assert curves['cloud']['fused'][1]['pixels'] == 900
 
 
+def test_a_model_that_knows_just_the_majority_class_has_no_skill():
+  curves = robustness.curves(_measured({view: [GUESS, GUESS] for view in SOUND}), BLOCK, COUNTS, SHARES)
+  entry = curves['all']['fused'][0]
+  assert (entry['skill'], entry['skill_of_models'], entry['places'], entry['seeds']) == (None, [None, None], None, None)
+  assert entry['quality'] == entry['majority'] == pytest.approx(0.36)
+  shown = {'curves': curves, 'shares': SHARES, 'checks': [], 'synthetic': True, 'models': 2, 'patches': 9, 'blocks': 9}
+  assert 'both                                    -      -' in cloudresults.table(shown)
+
+
 def test_what_is_left_of_an_embedding():
   left = robustness.embeddings(_measured(SOUND), SHARES)
   assert left['s1'] == pytest.approx([0.5, 0.5])  # 0.6 on the way from 0.2, of another place, to 1

@@ -57,6 +57,21 @@ def test_every_method_level_probe_and_share_is_there(result):
   assert all(0 < m['diagnostics']['effective_rank_cells'] <= 64 for m in result['methods'])
 
 
+def test_band_statistics_of_class_lists_are_standardised_over_all_splits(records, checkpoints, cache, monkeypatch):
+  sets = [RecordSet(records, split) for split in ('train', 'test')]
+  for one in sets:
+    monkeypatch.setitem(one.table, 'classes', ['a', *['b;c'] * (len(one) - 1)])
+  monkeypatch.setattr(run.records_lib, 'RecordSet', lambda directory, split: sets[split == 'test'])
+  seen = []
+  monkeypatch.setattr(run.probes, 'knn_multilabel', lambda vectors, matrix, k: seen.append(vectors))
+  request = run.Request(checkpoints[:1], splits=('train', 'test'), cache=cache, progress=False)
+  run._with_lists(request, records)
+  plain = seen[-1]
+  assert len(plain) == sum(map(len, sets))
+  np.testing.assert_allclose(plain.mean(0), 0, atol=1e-5)
+  assert np.abs(plain[len(sets[0]) :].mean(0)).max() > 0.01  # of a split alone it would be 0
+
+
 def test_a_repeat_computes_no_features_and_gives_the_same(request_, result, cache, monkeypatch):
   parts = {p: p.stat().st_mtime_ns for p in cache.rglob('part_*.npz')}
   assert len(parts) == 3 * 3

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from deepsentinel.data import stores
+from deepsentinel.evaluate import run
 from deepsentinel.export import folder
 from deepsentinel.train import checkpoint, exported
 from tests import commands, emulators, untrained
@@ -58,6 +59,13 @@ def test_it_is_copied_once_and_needs_no_network_then(server, shared, caplog):
   assert 'The copy of an earlier time is used' in caplog.text
   with pytest.raises(ValueError, match='gave no whole answer'):
     checkpoint.load_trained(f'{url}@sha256:{"1" * 64}')
+
+
+def test_probes_of_a_url(server, shared):
+  url, pin = f'{server.url}/data/shared', pin_of(shared)
+  for name in (url, f'{url}/', f'{url}#sha256={pin}'):
+    found = run.load([name], 'pretrain')
+    assert {key: model.sha256 for key, model in found.items()} == {'shared': checkpoint.load_trained(shared).sha256}
 
 
 def test_a_later_version_is_copied_and_a_pin_keeps_the_earlier(server, shared, tmp_path):
