@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := quickstart
 SIZE := full
+LIMIT := $(if $(shell command -v timeout),timeout 900)
 BENCHMARKS := $(filter-out benchmarks/sidebyside.py,$(sort $(shell grep -l "^if __name__ == '__main__'" benchmarks/*.py)))
 
 .PHONY: help install quickstart real-data notebooks test lint format bench peers clean
@@ -55,7 +56,7 @@ peers: .venv/installed-test ## PyTorch (CPU), which some tests and benchmarks co
 
 bench: .venv/installed-bench ## the benchmarks, each beside its peer, and benchmarks/RESULTS.md (half an hour)
 	@failed=; for script in $(BENCHMARKS); do \
-	  echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
+	  echo "== $$script"; $(LIMIT) $(BIN)/python $$script || failed="$$failed $$script"; \
 	done; \
 	$(BIN)/python benchmarks/sidebyside.py || failed="$$failed benchmarks/sidebyside.py"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi

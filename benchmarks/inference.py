@@ -52,8 +52,8 @@ def compare(encoder: str, width: int, batch: int, crop_px: int, steps: int, repe
 
   values = sidebyside.alternate({'ours': lambda: rate(ours), 'theirs': lambda: rate(theirs)}, repeats)
   return sidebyside.Row(
-    f'inference, {encoder} of width {width}, patches of {crop_px} px', 'PyTorch, channels last, inference mode',
-    'patches/s', values['ours'], values['theirs'], aim=1.0,
+    f'inference, {encoder} of width {width}, patches of {crop_px} px, {batch} at once',
+    'PyTorch, channels last, inference mode', 'patches/s', values['ours'], values['theirs'], aim=1.0,
   )  # fmt: skip
 
 

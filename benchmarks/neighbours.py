@@ -1,6 +1,6 @@
 """Neighbours of 100,000 land points: time of the table, and how far each law of Tile2Vec reaches.
 
-    python benchmarks/neighbours.py [--points=100000] [--repeats=3] [--nolaws]
+    python benchmarks/neighbours.py [--points=100000] [--repeats=2] [--nolaws]
 
 The peer is scikit-learn's BallTree with haversine distances: `query_radius` by itself, whose distances are of a sphere
 and up to 0.6 % off, and with PROJ's geodesics of all it finds within a little more, which gives the table that ours
@@ -84,7 +84,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--points', type=int, default=100_000, help='uniform by area on land')
   parser.add_argument('--seed', type=int, default=0, help='of the points and the draws')
-  parser.add_argument('--repeats', type=int, default=3, help='alternating runs')
+  parser.add_argument('--repeats', type=int, default=2, help='alternating runs')
   parser.add_argument('--batch', type=int, default=1024, help='batch size for the time of a draw')
   parser.add_argument('--nolaws', action='store_true', help='only the times of the table')
   options = parser.parse_args()

@@ -1,6 +1,6 @@
 """How long do points on land take, each from a random stream of its own, and is the time linear in their number?
 
-    python benchmarks/points.py [--points=100000] [--repeats=5]
+    python benchmarks/points.py [--points=100000] [--repeats=3]
 
 The peer draws as a careful user of geopandas would: batches of candidates uniform by area over the land's bounding box,
 `sjoin` with the same polygons (which names the country as well), until there are enough, from one generator. Its points
@@ -49,7 +49,7 @@ def check(region: points.Region, drawn: dict[str, pd.DataFrame]) -> None:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--points', type=int, default=100_000)
-  parser.add_argument('--repeats', type=int, default=5, help='alternating runs')
+  parser.add_argument('--repeats', type=int, default=3, help='alternating runs')
   options = parser.parse_args()
   region = points.Region()
   land = geopandas.GeoDataFrame({'country': region.country}, geometry=region.parts, crs=4326)

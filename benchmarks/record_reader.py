@@ -1,6 +1,6 @@
 """Random 128-px crops of 256-px patches a second: RecordSet, what users have instead, and what the machine can do.
 
-  python benchmarks/record_reader.py [--records=300] [--seconds=1.5] [--repeats=3] [--cores=1,all]
+  python benchmarks/record_reader.py [--records=150] [--seconds=1] [--repeats=3] [--cores=1,all]
 
 Each reader makes batches of 64 examples of 's2' uint16 and 's1' int16 from the same patches in the page cache: single
 crops, and Tile2Vec's triplets of three patches. Peers: tf.data on the same shards; one compressed .npz a patch through
@@ -126,8 +126,8 @@ def compare(home: pathlib.Path, cores: int, where: str, options: argparse.Namesp
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--records', type=int, default=300, help='patches (1.8 MB each in the shards, 7 MB in all)')
-  parser.add_argument('--seconds', type=float, default=1.5, help='of one run')
+  parser.add_argument('--records', type=int, default=150, help='patches (1.8 MB each in the shards, 7 MB in all)')
+  parser.add_argument('--seconds', type=float, default=1.0, help='of one run')
   parser.add_argument('--repeats', type=int, default=3, help='runs of each reader, alternating')
   parser.add_argument('--cores', default='1,all', help='numbers of cores, one after another')
   parser.add_argument('--dir', type=pathlib.Path, default=pathlib.Path('.cache/benchmarks'), help='keeps the patches')
@@ -136,6 +136,12 @@ def main() -> None:
   os.environ['CUDA_VISIBLE_DEVICES'] = ''
   os.environ['GDAL_DISABLE_READDIR_ON_OPEN'] = 'EMPTY_DIR'  # as GDAL advises for files without side files
   there = sidebyside.cores()
+  # The peers' files are written here, on all cores, and are on the disk before the first run.
+  if importlib.util.find_spec('torch'):
+    patchformats.npz(options.dir, options.records)
+  for compress in ('none', 'deflate'):
+    patchformats.geotiffs(options.dir, options.records, compress)
+  os.sync()
   rows = []
   for cores in dict.fromkeys(there if part == 'all' else int(part) for part in options.cores.split(',')):
     where = 'one core' if cores == 1 else f'{cores} cores'

@@ -1,6 +1,6 @@
 """How long a Tile2Vec training step waits for its batch: of a resident corpus, of RecordSet, and of users' loaders.
 
-  python benchmarks/resident_corpus.py [--records=300] [--steps=8] [--repeats=3] [--encoder=resnet18]
+  python benchmarks/resident_corpus.py [--records=150] [--steps=4] [--repeats=2] [--encoder=resnet18]
 
 All train triplets of 128-px crops of 256-px records (in the page cache) from the same state. Batches that RecordSet
 reads ahead and those of a corpus that the devices hold have the same plan, and must end with the same loss to the last
@@ -28,7 +28,7 @@ import sidebyside
 from configs import common
 from deepsentinel.data import batches, neighbours, records
 from deepsentinel.encoders import standardise
-from deepsentinel.train import inputs, loop, models, optimizers, parallel, resident, rngs, state
+from deepsentinel.train import inputs, loop, models, optimizers, parallel, resident, rngs, state, xla
 
 _RESIDENT, _STREAMED, _TF_DATA, _NPZ = (
   'a corpus that the devices hold', 'RecordSet', 'tf.data', 'compressed .npz, PyTorch DataLoader',
@@ -91,14 +91,15 @@ def feeds(reader: records.RecordSet, options: argparse.Namespace) -> tuple[dict[
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--records', type=int, default=300, help='patches (1.8 MB each in the shards)')
-  parser.add_argument('--steps', type=int, default=8, help='of one run')
-  parser.add_argument('--repeats', type=int, default=3, help='runs of each way, alternating')
+  parser.add_argument('--records', type=int, default=150, help='patches (1.8 MB each in the shards)')
+  parser.add_argument('--steps', type=int, default=4, help='of one run')
+  parser.add_argument('--repeats', type=int, default=2, help='runs of each way, alternating')
   parser.add_argument('--encoder', default='resnet18')
   parser.add_argument('--width', type=int, default=8, help='channels of its stem')
   parser.add_argument('--dir', type=pathlib.Path, default=pathlib.Path('.cache/benchmarks'), help='keeps the patches')
   options = parser.parse_args()
   options.batch = patchreaders.BATCH
+  xla.prepare_backend()
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   reader = records.RecordSet(patchformats.records(options.dir, options.records), 'train')
   for path in sorted(pathlib.Path(reader.directory).glob('*.tfrecord-*')):
@@ -126,8 +127,6 @@ def main() -> None:
     return 1e3 * waited / options.steps
 
   waits = sidebyside.alternate({name: functools.partial(run, name) for name in made}, options.repeats)
-  if len(losses) > 1:
-    raise SystemExit(f'RecordSet and the resident corpus differ: losses {sorted(losses)}')
   steps = {name: values[1:] for name, values in whole.items()}  # the first of each was not counted, as of `waits`
   rows = []
   what = f'of {options.batch} Tile2Vec triplets, {options.encoder} of width {options.width}'
@@ -141,6 +140,8 @@ def main() -> None:
     rows.append(sidebyside.Row(f'a step {what} waits for its batch', theirs, 'ms', waits[ours], waits[theirs], 0, note))
     rows.append(sidebyside.Row(f'a whole step {what}', theirs, 'ms', steps[ours], steps[theirs], 0, note))
   sidebyside.leave(__file__, rows)
+  if len(losses) > 1:
+    raise SystemExit(f'RecordSet and the resident corpus differ: losses {sorted(losses)}')
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ import psutil
 
 from deepsentinel import provenance
 
+_LOAD = os.getloadavg()[0]  # before anything is measured
 RESULTS = pathlib.Path('.cache/benchmarks/results')
 _PEERS = ('tensorflow', 'torch', 'torchvision', 'kornia', 'torchgeo', 'rasterio', 'geopandas', 'scikit-learn')
 
@@ -81,6 +82,7 @@ def leave(script: str, rows: Sequence[Row], results: pathlib.Path = RESULTS) -> 
   made = {
     'when': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d'),
     'machine': machine(),
+    'load': round(_LOAD, 2),
     'versions': provenance.versions(_PEERS),
     'commit': provenance.git_commit(),
     'rows': [row._asdict() for row in rows],
@@ -119,14 +121,21 @@ def table(made: Mapping[str, dict[str, Any]]) -> str:
     for row in (Row(**values) for values in content['rows']):
       note = f' ({row.note})' if row.note else ''
       lines.append(
-        f'| {row.stage}{note} | {_spread(row.ours)} {row.unit} | {row.peer} | {_spread(row.theirs)} | {_times(row)} '
+        f'| {row.stage}{note} | {_measure(row.ours, row)} | {row.peer} | {_measure(row.theirs, row)} | {_times(row)} '
         f'| {_aim(row)} | `{script}.py` |'
       )
-  lines += ['', '| benchmark | date | machine | versions |', '|---|---|---|---|']
+  lines += ['', '| benchmark | date | machine | load before | commit | versions |', '|---|---|---|---|---|---|']
   for script, content in made.items():
     named = ', '.join(f'{name} {version}' for name, version in content['versions'].items() if name != 'deepsentinel')
-    lines.append(f'| `{script}.py` | {content["when"]} | {content["machine"]} | {named} |')
+    lines.append(
+      f'| `{script}.py` | {content["when"]} | {content["machine"]} '
+      f'| {content.get("load", "-")} | {content["commit"][:7]} | {named} |'
+    )
   return '\n'.join(lines) + '\n'
+
+
+def _measure(values: Sequence[float], row: Row) -> str:
+  return f'{_spread(values)} {row.unit}' if values else '-'
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -56,7 +56,7 @@ def seconds(arguments: Sequence[str], said: str = '') -> float:
 def make_records(home: pathlib.Path) -> pathlib.Path:
   """Prepared records of SyntheticEarth, labelled and not, below `home`; made once."""
   for kind in ('labelled', 'unlabelled'):
-    if (home / f'deepsentinel_{kind}/demo').is_dir():
+    if list((home / f'deepsentinel_{kind}/demo').glob('*/dataset_info.json')):
       continue
     corpus, builder = home / kind, f'tfds_builders/deepsentinel_{kind}'
     for command in (

@@ -9,7 +9,7 @@ network that an export writes (deepsentinel/export/modeling_deepsentinel.py) in 
 Adam, and images that are standardised already. Both have all cores, float32, the same weights and the same batch, and
 take turns in one process. The first loss and its gradient must agree, or the benchmark ends with an error.
 
-The second row is the small twin of a laptop: width 8, 16 examples of 64 px.
+The first row is the small twin of a laptop: width 8, 16 examples of 64 px.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from deepsentinel.export import pytorch
 from deepsentinel.train import inputs, loop, models, optimizers, parallel, state, xla
 
 _TOLERANCE = 1e-4  # of the first loss
-_APART = 1e-2  # of the gradient's length: a value that rounds to the other side of a ReLU moves all layers before it
+_APART = 5e-2  # of the gradient's length: a value that rounds to the other side of a ReLU moves all layers before it
 _MARGIN, _TEMPERATURE = 0.1, 0.1  # configs/common.py
 
 
@@ -65,7 +65,7 @@ class Ours:
   """The step of deepsentinel/train on a batch that lies on the device."""
 
   def __init__(self, config: dict[str, Any], variables: dict[str, Any], batch: dict[str, np.ndarray]):
-    model = trained(config['encoder']['name'], config['encoder']['width'])
+    model = trained(config['encoder']['name'], config['encoder']['width'], variables)  # for its `prepare` alone
     self.prepare: inputs.Prepare = model.prepare(sensors.SensorSpec())
     optimiser = optimizers.from_config(config['pretrain'], total_steps=1000)
     module = models.build(config, 'pretrain', norm=parallel.norm, gather=parallel.gather)
@@ -134,8 +134,8 @@ def _infonce(anchor, neighbour, distant):
   return (losses[0] + losses[1]) / 2
 
 
-def check(ours: Ours, theirs: Theirs, config: dict[str, Any]) -> None:
-  """One step of both; SystemExit unless losses and gradients agree."""
+def check(ours: Ours, theirs: Theirs, config: dict[str, Any]) -> float:
+  """One step of both; how far apart the gradients are, in their length. SystemExit unless they and losses agree."""
   mine, other = ours.step(), theirs.step()
   if abs(mine - other) > _TOLERANCE * max(abs(other), 1):
     raise SystemExit(f'The first losses differ: {mine:.6f} here, {other:.6f} in PyTorch.')
@@ -147,6 +147,7 @@ def check(ours: Ours, theirs: Theirs, config: dict[str, Any]) -> None:
   if not apart < _APART:
     raise SystemExit(f'The gradients are {apart:.1e} of their length apart, more than {_APART:g}.')
   print(f'first loss {mine:.6f} and {other:.6f}; gradients {apart:.1e} of their length apart', flush=True)
+  return apart
 
 
 def _seconds(step: Callable[[], float], steps: int) -> Callable[[], float]:
@@ -166,13 +167,14 @@ def compare(options: argparse.Namespace, width: int, batch: int, crop_px: int, s
   ours = Ours(config, variables, pixels)
   prepared = inputs.as_stored(ours.prepare, pixels)['images']
   theirs = Theirs(config, variables, np.asarray(prepared))
-  check(ours, theirs, config)
+  apart = check(ours, theirs, config)
   values = sidebyside.alternate(
     {'ours': _seconds(ours.step, steps), 'theirs': _seconds(theirs.step, steps)}, options.repeats
   )
   return sidebyside.Row(
     f'training step, {options.encoder} of width {width}, Tile2Vec ({options.loss}), {batch} x 3 crops of {crop_px} px',
-    'PyTorch, channels last', 's', values['ours'], values['theirs'], aim=1.0,
+    'PyTorch, channels last', 's', values['ours'], values['theirs'], 1.0,
+    f'gradients {apart:.0e} of their length apart',
   )  # fmt: skip
 
 
@@ -192,9 +194,8 @@ def main() -> None:
   torch.set_num_threads(sidebyside.cores())
   if len(jax.devices()) > 1 or not parallel.on_cpu():
     raise SystemExit('One CPU device is compared; run with JAX_PLATFORMS=cpu and without virtual devices.')
-  rows = [compare(options, options.width, options.batch, options.crop_px, steps=1)]
-  if options.small:
-    rows.append(compare(options, width=8, batch=16, crop_px=64, steps=10))
+  rows = [compare(options, width=8, batch=16, crop_px=64, steps=10)] if options.small else []
+  rows.append(compare(options, options.width, options.batch, options.crop_px, steps=1))
   sidebyside.leave(__file__, rows)
 
 

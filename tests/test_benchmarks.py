@@ -90,8 +90,9 @@ def test_the_table_says_what_was_left(tmp_path, capsys):
   made = {'points': json.loads((tmp_path / 'points.json').read_text())}
   lines = sidebyside.table(made).splitlines()
   assert (
-    '| reached (a note) | 1 (1 to 2) s | peer | 10 (10 to 12) | 10 (5 to 12) | 10: reached | `points.py` |' in lines
+    '| reached (a note) | 1 (1 to 2) s | peer | 10 (10 to 12) s | 10 (5 to 12) | 10: reached | `points.py` |' in lines
   )
-  assert '| missed | 1,234 crops/s | peer | 500 | 2.47 | 10: **missed** | `points.py` |' in lines
+  assert '| missed | 1,234 crops/s | peer | 500 crops/s | 2.47 | 10: **missed** | `points.py` |' in lines
   assert '| alone | 0.25 s |  | - | - | - | `points.py` |' in lines
+  assert '| benchmark | date | machine | load before | commit | versions |' in lines
   assert any(line.startswith('| `points.py` | 20') and 'numpy' in line for line in lines)
