@@ -24,9 +24,6 @@ def get_config():
   config.pretrain.exclude_heldout = False  # the one mapped patch is among them
   config.pretrain.sensor_dropout = 0.2  # so that the checkpoint also takes Sentinel-2 alone, and Sentinel-1 alone
   config.pretrain.tile2vec.max_distance_km = 3.0
-  # Embeddings of 24 patches lie about 5 apart. A margin of 0.1, the paper's, is met before the encoder has learnt
-  # which differences are the land's and which are noise: its maps then show noise.
-  config.pretrain.tile2vec.margin = 2.0
   config.finetune.duration = common.duration(steps=120)
   config.finetune.batch_size = 4
   config.finetune.patience_epochs = 0

@@ -92,4 +92,11 @@ def _share(own: dict[str, Any], split: records.RecordSet, seed: int, progress: b
   else:
     counts = baselines.patch_class_counts(split, target, progress=progress)
     dominant = np.where(counts.any(1), counts.argmax(1), -1)
-  return subsets_lib.first_share(subsets_lib.nested_order(dominant, seed), own['label_fraction'])
+  chosen = subsets_lib.first_share(subsets_lib.nested_order(dominant, seed), own['label_fraction'])
+  classes = set(dominant[chosen].tolist()) - {-1}
+  if len(classes) < (2 if target.is_scene and split.split == 'train' else 1):
+    raise ValueError(
+      f'config.finetune.label_fraction={own["label_fraction"]:g} leaves {len(chosen)} {split.split} patches, '
+      f'{"all of one class" if classes else "none of them labelled"}. Pass a larger one, or another --config.seed.'
+    )
+  return chosen

@@ -21,6 +21,9 @@ def candidates(
     raise ValueError(
       f'--choose={choose} names {len(values)} values. Give two or more that differ, with commas between.'
     )
+  unscored = [text for text in settings if text.partition('=')[0] == 'data.labelled' and not text.partition('=')[2]]
+  if unscored:
+    raise ValueError(f'--choose ranks by validation, which --set={unscored[0]} leaves no labels for. Leave one out.')
   found: dict[str, dict[str, grid.Run]] = {file: {} for file in configs}
   for file, runs in found.items():
     for value in values:
@@ -46,9 +49,12 @@ def choose_best(
 
 
 def validation_score(run: grid.Run) -> float:
-  """Class-weighted IoU on validation of the step that fine-tuning kept; of scenes, which have none, minus the loss."""
-  stages = json.loads(pathlib.Path(run.workdir, 'experiment.json').read_text())['stages']
-  best = stages['finetune']['best']
+  """Class-weighted IoU on validation of the step that fine-tuning kept; of scenes, which have none, minus the loss.
+
+  Of a cross-validation, the mean over its folds.
+  """
+  about = json.loads(pathlib.Path(run.workdir, 'experiment.json').read_text())
+  best = about['cross_validation']['mean'] if 'cross_validation' in about else about['stages']['finetune']['best']
   return best.get('weighted_iou', -best['loss'])
 
 
@@ -60,8 +66,13 @@ def write(
   notes = json.loads(path.read_text()) if path.exists() else {}
   for file, runs in tried.items():
     choice = choose_best(file, size, settings, key, runs)
+    scores = {value: validation_score(run) for value, run in runs.items() if run.finished}
+    if choice and file in notes and choice.settings != tuple(notes[file]['settings']):
+      print(
+        f'{file}: keeps {notes[file]["settings"][0]}, with which its runs were begun; {choice.settings[0]}, tried '
+        'later, is better on validation. Another --out takes it.'
+      )
     if choice and file not in notes:
-      scores = {value: validation_score(run) for value, run in runs.items() if run.finished}
       notes[file] = {**choice._asdict(), 'validation': scores}
       print(f'{file}: {choice.settings[0]}, of {", ".join(f"{v} ({iou:.3f})" for v, iou in scores.items())}')
   provenance.write_json(path, notes)

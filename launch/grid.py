@@ -185,7 +185,10 @@ def _value(config: dict[str, Any], key: str, file: str) -> Any:
 
 
 def write_plan(runs: Sequence[Run], path: pathlib.Path) -> None:
-  """Writes grid.json, over one with some of the same runs; ValueError that names the difference if it is of others."""
+  """Writes grid.json, over one with some of the same runs; ValueError that names the difference if it is of others.
+
+  A run that was there keeps its place: a job that waits for another try knows it by that number.
+  """
   try:
     there = {run['name']: run['command'] for run in json.loads(path.read_text())}
   except FileNotFoundError:
@@ -205,7 +208,9 @@ def write_plan(runs: Sequence[Run], path: pathlib.Path) -> None:
       'begun with to go on; seeds, fractions and configs may be added.'
     )
   path.parent.mkdir(parents=True, exist_ok=True)
-  provenance.write_json(path, [run._asdict() for run in runs])
+  places = {name: place for place, name in enumerate(there)}
+  ordered = sorted(runs, key=lambda run: places.get(run.name, len(places)))
+  provenance.write_json(path, [run._asdict() for run in ordered])
 
 
 def lock(out: pathlib.Path) -> int:
@@ -343,6 +348,7 @@ def main(_: list[str]) -> None:
   if given.dry_run:
     return print('\n'.join(shlex.join(run.command) for run in (*first, *runs)))
   if given.slurm is not None:
+    jobs.require_idle(out)
     write_plan(runs, out / 'grid.json')
     return jobs.submit(out, given.slurm)
   lock_fd = lock(out)

@@ -89,6 +89,33 @@ def _finish(run, iou, scored=True):
   path.write_text(json.dumps({'status': 'finished', 'stages': stages}))
 
 
+def test_a_run_keeps_its_number_when_others_come(tmp_path):
+  grid.write_plan(plan(seeds=['0']), tmp_path / 'grid.json')
+  before = [run['name'] for run in json.loads((tmp_path / 'grid.json').read_text())]
+  grid.write_plan(plan(seeds=['0', '1']), tmp_path / 'grid.json')
+  after = [run['name'] for run in json.loads((tmp_path / 'grid.json').read_text())]
+  assert after[: len(before)] == before
+  assert len(after) == 2 * len(before)
+
+
+def test_a_choice_stays_and_says_that_a_later_value_is_better(tmp_path, capsys):
+  key, path = 'finetune.learning_rate', tmp_path / 'choice.json'
+  tried = choices.candidates([NONE], 'small', '0', '1', str(tmp_path), [], f'{key}=1,2,3')
+  _finish(tried[NONE]['1'], 0.3)
+  first = choices.write(tried, 'small', [], f'{key}=1,2,3', path)
+  assert 'keeps' not in capsys.readouterr().out
+  _finish(tried[NONE]['2'], 0.6)
+  assert choices.write(tried, 'small', [], f'{key}=1,2,3', path) == first
+  assert f'keeps {key}=1, with which its runs were begun; {key}=2, tried later, is better' in capsys.readouterr().out
+
+
+def test_what_is_not_validated_cannot_be_chosen():
+  with pytest.raises(
+    ValueError, match=r'--choose ranks by validation, which --set=data.labelled= leaves no labels for'
+  ):
+    choices.candidates([T2V], 'small', '0', '1', 'OUT', ['data.labelled='], 'pretrain.learning_rate=1,2')
+
+
 @pytest.mark.parametrize(
   ('file', 'key', 'encoder', 'scored'),
   [
@@ -105,6 +132,13 @@ def test_the_best_candidate_decides(tmp_path, file, key, encoder, scored):
   choice = choices.choose_best(file, 'small', [], key, tried)
   assert choice.settings == (f'{key}=2',)
   assert choice.encoder == (tried[encoder].workdir if encoder else '')
+
+  about = pathlib.Path(tried['3'].workdir, 'experiment.json')
+  about.parent.mkdir(parents=True)
+  stages = {f'fold_{k}': {'best': {'loss': 1.0}} for k in range(2)}
+  folds = {'folds': 2, 'mean': {'loss': 1.0, 'weighted_iou': 0.4} if scored else {'loss': 0.6}}
+  about.write_text(json.dumps({'status': 'finished', 'stages': stages, 'cross_validation': folds}))
+  assert choices.choose_best(file, 'small', [], key, tried) == choice  # 0.5 is better than 0.4, the mean over folds
 
   runs = plan([file], settings=[f'{key}=9'], chosen={file: choice})
   assert all([f'--config.{key}=2'] == [word for word in run.command if key in word] for run in runs)

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics
 
 from configs import common, mines_resnet18
-from deepsentinel import curriculum, experiment, legend
+from deepsentinel import curriculum, experiment, labelled, legend
 from deepsentinel.data import records
 from deepsentinel.evaluation import frozen
 from deepsentinel.report import html, runs
@@ -175,6 +175,13 @@ def test_label_fractions_keep_mines_and_background(tmp_path):
   assert data.spec.bands == FIVE
   used = data.labelled['train'].table['scene'].to_numpy()[data.folds[0].train_index]
   assert sorted(used) == [1, 1, 2, 2]
+
+
+def test_a_fraction_that_leaves_one_class_is_refused_before_training(monkeypatch):
+  config = config_of(**{'pretrain.objective': 'none', 'finetune.label_fraction': 0.25}).to_dict()
+  monkeypatch.setattr(labelled.subsets_lib, 'nested_order', lambda dominant, seed: np.argsort(dominant))
+  with pytest.raises(ValueError, match=r'label_fraction=0.25 leaves 2 train patches, all of one class. Pass a larger'):
+    curriculum.open_data(config, progress=False)
 
 
 def test_a_score_that_a_fold_has_not_has_no_mean():

@@ -3,20 +3,24 @@
 import json
 import os
 import pathlib
+import runpy
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
 
 import pytest
 
+from deepsentinel.train import parallel
 from launch import grid
 from launch.slurm import jobs
 from tests import commands, slurm_cluster, test_readme, tiny_records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+NONE = ['configs/none_resnet18.py']
 
 
 @pytest.fixture(scope='module')
@@ -29,6 +33,37 @@ def cluster():
       yield running
     finally:
       running.close()
+
+
+class Given(types.SimpleNamespace):
+  """Flags of launch/grid.py, as typed."""
+
+  configs, size, fractions, set, gpus, choose, jobs, slurm, dry_run = NONE, 'small', ['1'], [], '', '', 1, '', False
+
+  def __getitem__(self, name):
+    return types.SimpleNamespace(present=0)
+
+
+def test_a_grid_with_jobs_in_the_queue_is_left_as_it_is(tmp_path, monkeypatch):
+  monkeypatch.setattr(jobs, '_slurm', lambda *command: '17' if command[0] == 'sbatch' else '')
+  monkeypatch.setattr(grid.flags, 'FLAGS', Given(out=str(tmp_path), seeds=['0']))
+  grid.main([])
+  before = (tmp_path / 'grid.json').read_text()
+  monkeypatch.setattr(jobs, '_slurm', lambda *command: '17_0 PENDING Priority\n')
+  monkeypatch.setattr(grid.flags, 'FLAGS', Given(out=str(tmp_path), seeds=['0', '1']))
+  with pytest.raises(ValueError, match='has jobs in the queue'):
+    grid.main([])
+  assert (tmp_path / 'grid.json').read_text() == before
+
+
+def test_the_command_for_several_nodes_has_batches_that_divide():
+  (line,) = [line for line in test_readme.all_commands() if 'multinode.sbatch' in line]
+  words = dict(word.lstrip('-').partition('=')[::2] for word in line.split() if word.startswith('--'))
+  devices = int(words['nodes']) * int(words['ntasks-per-node'])
+  config = runpy.run_path(words['config'])['get_config']()
+  config.finetune.batch_size = int(words['config.finetune.batch_size'])
+  for stage in ('pretrain', 'finetune', 'evaluation'):
+    parallel.check_batch_size(config[stage].batch_size, devices)
 
 
 @pytest.fixture

@@ -214,8 +214,21 @@ def _grid_command(folder: pathlib.Path) -> str:
   command += [f'--size={size}' for size in dict.fromkeys(size for _, _, size in files) if size]
   for key, flag in (('seed', 'seeds'), ('finetune.label_fraction', 'fractions')):
     command += [f'--{flag}={",".join(values.pop(key))}'] if key in values else []
+  if chosen := _chosen(folder):
+    values.pop(chosen[0], None)
+    command.append(f'--choose={chosen[0]}={",".join(chosen[1])}')
   command += [f'--set={key}={value}' for key, several in values.items() for value in several]
   return shlex.join([*command, f'--out={folder}'])
+
+
+def _chosen(folder: pathlib.Path) -> tuple[str, list[str]] | None:
+  """The key whose value `--choose` found for each config of a grid, and the values that it tried; None without."""
+  try:
+    notes = list(json.loads((folder / 'choice.json').read_text()).values())
+    tried = dict.fromkeys(value for note in notes for value in note['validation'])
+    return notes[0]['settings'][0].partition('=')[0], list(tried)
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
+    return None
 
 
 def _record_commands(run: Run) -> list[str]:

@@ -213,16 +213,18 @@ def collect(runs: Sequence[Run]) -> Grid:
   references: dict[str, collections.Counter] = {}
   for run in tested:
     references.setdefault(run.test['target'], collections.Counter())[_reference(run)] += 1
-  names: dict[Key, set[str]] = {}
-  for run in tested:
-    names.setdefault(_key(run), set()).add(str(run.config.get('name', '')))
+  # Of all fractions, and of runs that failed too: a config goes by one name throughout.
+  names: dict[tuple[str, str, str], set[str]] = {}
+  for run in runs:
+    if run.objective:
+      names.setdefault(_family(run), set()).add(str(run.config.get('name', '')))
   found: dict[Key, dict[int, Run]] = {}
   left_out = [f'{run.name} does not say how it was pretrained, and is in no mean' for run in runs
               if run.test and not run.objective]  # fmt: skip
   for run in tested:
     target = run.test['target']
     key, name = _key(run), str(run.config.get('name', ''))
-    if name and name != min(names[key], key=lambda n: (not n.endswith(key.encoder), n)):
+    if name and name != min(names[_family(run)], key=lambda n: (not n.endswith(key.encoder), n)):
       key = key._replace(objective=name)  # a variant
     seed = int(run.config.get('seed', 0))
     if _reference(run) != references[target].most_common(1)[0][0]:
@@ -234,6 +236,12 @@ def collect(runs: Sequence[Run]) -> Grid:
   kept = {key: dict(sorted(seeds.items())) for key, seeds in found.items() if seeds}
   resampled = {str(run.path): _resample(run) for seeds in kept.values() for run in seeds.values()}
   return Grid(kept, tuple(left_out), resampled)
+
+
+def _family(run: Run) -> tuple[str, str, str]:
+  """Target, objective and encoder, which several configs may share."""
+  target = run.test.get('target') or run.config.get('finetune.target', '')
+  return str(target), run.objective, str(run.config.get('encoder.name', ''))
 
 
 def _key(run: Run) -> Key:

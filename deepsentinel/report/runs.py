@@ -156,6 +156,11 @@ def read_run(path: str | os.PathLike) -> Run:
     problem = 'pretrains only, so there is nothing to score'
   elif not (config or experiment or metrics):
     problem = 'the directory holds no run'
+  elif folds := experiment.get('cross_validation'):
+    scores = ', '.join(f'{name} {folds["mean"][name]:.3f} ± {folds["std"][name]:.3f}' for name in sorted(folds['mean']))
+    problem = f'is a cross-validation over {folds["folds"]} folds, so it has no test ({scores})'
+  elif experiment.get('stages', {}).get('finetune') and config.get('evaluation', {}).get('test') is False:
+    problem = 'was not to be tested (evaluation.test is False)'
   else:
     problem = _how_far(config, metrics)
   return Run(path, flatten(config), experiment, metrics, test, problem, tuple(notes), scenes)

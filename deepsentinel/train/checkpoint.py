@@ -8,8 +8,10 @@ progress find one that was damaged later.
 
 import copy
 import dataclasses
+import errno
 import logging
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -18,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from deepsentinel import sensors
-from deepsentinel.train import exported, models, state, trained
+from deepsentinel.train import exported, models, parallel, state, trained
 from deepsentinel.train.exported import digest
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 # What a damaged checkpoint raises depends on which of its files is damaged, and on Orbax, TensorStore and JSON.
 DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError, AttributeError, IndexError)
 
-
+DAMAGED = 'damaged'
 _MEND = 'Run the command that trained it again: it goes back to the last whole checkpoint and trains on from there.'
 
 
@@ -94,13 +96,14 @@ class Checkpoints:
   def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
     """The newest whole checkpoint as (state of NumPy arrays, progress), or None if there is none.
 
-    A damaged one is removed with a warning, and the one before it is taken; likewise one whose best checkpoint so far
-    is gone or damaged, because that is the model the stage ends with.
+    A damaged one is set aside with a warning, in a folder beside this one, and the one before it is taken; likewise
+    one whose best checkpoint so far is gone or damaged, because that is the model the stage ends with.
 
     Args:
       like: a state of the wanted structure, e.g. the initial one.
     Raises:
       ValueError: the checkpoint is whole but holds another model or another sensor contract.
+      OSError: the disk cannot be read, which says nothing about the checkpoint.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
@@ -109,11 +112,24 @@ class Checkpoints:
         if best != step:
           self._read(best)
       except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+          raise
         log.warning('Checkpoint %d of %s is damaged (%s); going back.', step, self._manager.directory, short(error))
-        self._manager.delete(step)
+        self._set_aside(step)
         continue
       return self._checked(restored, like)
     return None
+
+  def _set_aside(self, step: int) -> None:
+    folder = pathlib.Path(self._manager.directory)
+    parallel.wait_for_all('read')  # nobody reads it any more
+    if parallel.is_chief():
+      aside = folder.parent / DAMAGED / str(step)
+      shutil.rmtree(aside, ignore_errors=True)
+      aside.parent.mkdir(exist_ok=True)
+      (folder / str(step)).rename(aside)
+    parallel.wait_for_all('set aside')
+    self._manager.reload()
 
   def _read(self, step: int) -> dict[str, Any]:
     """A checkpoint as NumPy arrays; one of `DAMAGE` if it is not as it was written."""

@@ -21,6 +21,8 @@ from deepsentinel.data import batches
 from deepsentinel.encoders.batchnorm import BatchNorm
 
 _AXIS = 'batch'
+# At the end the chief scores baselines and writes the report while others wait. A dead one is found by its heartbeat.
+_PATIENCE_S = 24 * 3600
 
 
 def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> None:
@@ -46,7 +48,7 @@ def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> 
   # The CPU backend has no collectives across processes of its own; other backends ignore this.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   if coordinator == 'auto':
-    jax.distributed.initialize()
+    jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE_S)
     return
   processes = processes or int(os.environ.get('JAX_NUM_PROCESSES', 0))
   process = process if process >= 0 else int(os.environ.get('JAX_PROCESS_ID', -1))
@@ -55,7 +57,7 @@ def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> 
       f'Coordinator {coordinator} needs the number of processes and the number of this one (0 to processes - 1); '
       f'found processes={processes}, process={process}. Pass --processes and --process.'
     )
-  jax.distributed.initialize(coordinator, processes, process)
+  jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=_PATIENCE_S)
 
 
 def require_devices() -> None:
@@ -108,6 +110,14 @@ def is_chief() -> bool:
 def local_devices() -> int:
   """Devices of this process."""
   return jax.local_device_count()
+
+
+def wait_for_all(what: str) -> None:
+  """Returns once every process is here."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(what)
 
 
 def process_count() -> int:

@@ -37,6 +37,14 @@ def read_plan(out: pathlib.Path) -> list[grid.Run]:
     raise ValueError(f'{out}/grid.json is damaged or of something else. Pass the --out of a grid.') from error
 
 
+def require_idle(out: pathlib.Path) -> None:
+  """ValueError if jobs of this grid are in the queue: they know their runs by the numbers in grid.json."""
+  if busy := sorted({task.partition('_')[0] for task in queued(out)}):
+    raise ValueError(
+      f'{out} has jobs in the queue ({", ".join(busy)}). Wait for them, or end them with: scancel {" ".join(busy)}'
+    )
+
+
 def submit(out: pathlib.Path, options: str) -> None:
   """Submits what is not finished, and says where to look; the table if nothing is left.
 
@@ -50,11 +58,8 @@ def submit(out: pathlib.Path, options: str) -> None:
   for option in given:
     if option.partition('=')[0] in _OWN_OPTIONS:
       raise ValueError(f'--slurm has {option}, which the grid sets itself. Leave it out.')
+  require_idle(out)
   runs = read_plan(out)
-  if busy := sorted({task.partition('_')[0] for task in queued(out)}):
-    raise ValueError(
-      f'{out} has jobs in the queue ({", ".join(busy)}). Wait for them, or end them with: scancel {" ".join(busy)}'
-    )
   left = [number for number, run in enumerate(runs) if not run.finished]
   if not left:
     return print(grid.table(runs, outcomes(runs, out), out / 'logs'))

@@ -152,6 +152,9 @@ def test_runs_that_would_count_twice_or_on_other_pixels_are_left_out(folder, tmp
 def test_a_variant_is_a_method_of_its_own(folder, tmp_path):
   """Fine-tuned with the total compute, no pretraining stands beside itself and has a gain."""
   shutil.copytree(folder / 'runs', tmp_path / 'g')
+  for path in (tmp_path / 'g').glob('none_resnet18_seed?_fraction0.05'):
+    config = json.loads((path / 'config.json').read_text())
+    (path / 'config.json').write_text(json.dumps({**config, 'name': 'none_resnet18'}))
   for seed in (0, 1):
     run = shutil.copytree(tmp_path / 'g' / f'none_resnet18_seed{seed}_fraction1.0', tmp_path / 'g' / f'total_{seed}')
     for path, name in (
@@ -184,6 +187,54 @@ def test_a_control_that_beats_pretraining_takes_its_gain_away(folder, monkeypatc
   sentences = findings._controls(methods.Grid(runs, (), grid.resampled), {best: methods.Estimate(0.05, 0.01, 3)})
   assert '+7.0 ± 2.0 over Tile2Vec' in sentences[0]
   assert sentences[1] == 'So what pretraining gains there, the same arithmetic spent on the labels gains as well.'
+
+
+def test_a_variant_does_not_become_the_objective_where_that_failed(folder, tmp_path):
+  shutil.copytree(folder / 'runs', tmp_path / 'g')
+  for path in (tmp_path / 'g').glob('none_resnet18_seed?_fraction*'):
+    total = shutil.copytree(path, path.with_name(f'total_{path.name}'))
+    for run, name in ((total, 'none_total_compute'), (path, 'none_resnet18')):
+      config = json.loads((run / 'config.json').read_text())
+      (run / 'config.json').write_text(json.dumps({**config, 'name': name}))
+    if path.name.endswith('0.05'):
+      (path / 'test.json').unlink()
+  grid, _ = _grid(tmp_path / 'g')
+  assert grid.gain(KEY._replace(objective='tile2vec'), 'weighted_iou') is not None
+  assert grid.gain(KEY._replace(objective='tile2vec', fraction=0.05), 'weighted_iou') is None
+  assert 'none_total_compute' in grid.objectives('corine_level1', 0.05)
+
+
+def test_the_command_of_a_grid_says_what_was_chosen(folder, tmp_path):
+  out = tmp_path / 'g'
+  shutil.copytree(folder, out)
+  plan = json.loads((out / 'grid.json').read_text())
+  for number, run in enumerate(plan):
+    run['command'].append(f'--config.finetune.learning_rate={"1e-3" if number % 2 else "2e-3"}')
+  (out / 'grid.json').write_text(json.dumps(plan))
+  note = {'settings': ['finetune.learning_rate=1e-3'], 'encoder': '', 'validation': {'1e-3': 0.5, '2e-3': 0.4}}
+  (out / 'choice.json').write_text(json.dumps({'configs/none_resnet18.py': note}))
+  lines = facts.commands([read_run(path) for path in html.run_directories(out)], [str(out)], None)
+  command = next(line for line in lines if 'launch/grid.py' in line)
+  assert '--choose=finetune.learning_rate=1e-3,2e-3' in command
+  assert 'set=finetune.learning_rate' not in command
+
+
+@pytest.mark.parametrize(
+  ('experiment', 'test', 'says'),
+  [
+    ({'cross_validation': {'folds': 2, 'mean': {'loss': 0.5}, 'std': {'loss': 0.1}}}, True,
+     'is a cross-validation over 2 folds, so it has no test (loss 0.500 ± 0.100)'),
+    ({'stages': {'finetune': {'status': 'finished'}}}, False, 'was not to be tested (evaluation.test is False)'),
+  ],
+)  # fmt: skip
+def test_runs_that_have_no_test_by_intent(folder, tmp_path, experiment, test, says):
+  run = shutil.copytree(next((folder / 'runs').glob('none_resnet18_*')), tmp_path / 'run')
+  (run / 'test.json').unlink()
+  config = json.loads((run / 'config.json').read_text())
+  (run / 'config.json').write_text(json.dumps({**config, 'evaluation': {'test': test}}))
+  about = json.loads((run / 'experiment.json').read_text())
+  (run / 'experiment.json').write_text(json.dumps({**about, **experiment}))
+  assert read_run(run).problem == says
 
 
 def test_the_command_of_a_grid_is_one_line(folder):

@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import shutil
 import signal
@@ -118,9 +119,26 @@ def test_damaged_newest_checkpoint_falls_back(tmp_path, caplog):
   shutil.copytree(folder / '2', folder / '6.orbax-checkpoint-tmp')  # what a kill leaves in the middle of a save
   assert int(_final(stage)[0].step) == 2
   assert 'is damaged' in caplog.text
+  assert (stage.directory / 'damaged' / '4').is_dir()  # nothing is destroyed
   loop.train(stage, progress_bar=False)
   _assert_same_arrays(_final(stage)[0], whole)
   assert _rows(stage) == rows
+
+
+def test_a_disk_that_cannot_be_read_costs_no_checkpoint(tmp_path, monkeypatch):
+  stage = tiny_model.stage(tmp_path / 'a')
+  loop.train(stage, progress_bar=False)
+  before = sorted(path.name for path in (stage.directory / 'checkpoints').iterdir())
+
+  def unreadable(self, step):
+    raise OSError(errno.ESTALE, 'Stale file handle')
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoint.Checkpoints, '_read', unreadable)
+    with pytest.raises(OSError, match='Stale file handle'):
+      _final(stage)
+  assert sorted(path.name for path in (stage.directory / 'checkpoints').iterdir()) == before
+  assert int(_final(stage)[0].step) == 4
 
 
 def test_changed_numbers_are_found(tmp_path, monkeypatch):

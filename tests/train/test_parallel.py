@@ -80,3 +80,12 @@ def test_half_named_processes():
     parallel.initialise('', 2, 0)
   with pytest.raises(ValueError, match='--processes and --process'):
     parallel.initialise('127.0.0.1:1', 2, -1)
+
+
+@pytest.mark.parametrize('given', [('auto',), ('127.0.0.1:1', 2, 0)])
+def test_processes_wait_for_the_one_that_writes_the_report(given, monkeypatch):
+  seen = {}
+  monkeypatch.setattr(parallel.jax.distributed, 'initialize', lambda *_, **options: seen.update(options))
+  monkeypatch.setattr(parallel.jax.config, 'update', lambda *_: None)
+  parallel.initialise(*given)
+  assert seen['shutdown_timeout_seconds'] >= 3600
