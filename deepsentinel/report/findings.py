@@ -21,7 +21,7 @@ def verdict(grid: Grid, runs: Sequence[Run]) -> tables.Verdict:
   best = _best(grid, patches)
   if gains:
     by = [*_by_objective(gains), *_by_encoder(grid, gains), *_places(gains)]
-    headline, sentences = _headline(gains), [*_controls(grid, gains), *by, best]
+    headline, sentences = _headline(gains), [*_controls(grid, gains), *by, *_more_than_pretraining(grid, gains), best]
   else:
     headline, sentences = best, ['What pretraining adds cannot be said: no run has its like without pretraining.']
   if len({tuple(seeds) for seeds in grid.runs.values()}) > 1:
@@ -110,6 +110,22 @@ def _controls(grid: Grid, gains: Gains) -> list[str]:
     if margin and margin.decided and margin.mean > 0:
       sentences.append('So what pretraining gains there, the same arithmetic spent on the labels gains as well.')
   return sentences
+
+
+def _more_than_pretraining(grid: Grid, gains: Gains) -> list[str]:
+  """In what else the two runs of a pair differ, such as a learning rate that was chosen for each method."""
+  found: dict[tuple[str, ...], dict[str, None]] = {}
+  for key in gains:
+    others = grid.runs[key._replace(objective='none')]
+    pairs = [(run, others[seed]) for seed, run in grid.runs[key].items() if seed in others]
+    differing = sorted({name for a, b in pairs for name in tables.budget_difference(a.config, b.config)})
+    if differing:
+      found.setdefault(tuple(differing), {})[method_name(key, ' with ')] = None
+  return [
+    f'{tables.capital(" and ".join(names))} also {"differs" if len(names) == 1 else "differ"} from no pretraining in '
+    f'{", ".join(differing)}: the gain is of both together.'
+    for differing, names in found.items()
+  ]
 
 
 def _sides(found: dict[str, list[str]]) -> str:

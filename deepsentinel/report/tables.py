@@ -1,6 +1,7 @@
 """What the numbers say: the table of scores, the verdict in words, and what differs between runs."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -166,13 +167,12 @@ def ranked(comparison: Comparison) -> list[Method]:
   return sorted(scored, key=lambda m: -m.weighted_iou)
 
 
-def budget_difference(a: Method, b: Method) -> list[str]:
-  """Settings outside pretraining in which two runs differ; if any do, more than pretraining is compared."""
-  keys = sorted(set(a.config) | set(b.config))
+def budget_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+  """Settings outside pretraining in which two runs' configs differ; if any do, more than pretraining is compared."""
   return [
     key
-    for key in keys
-    if a.config.get(key) != b.config.get(key) and not key.startswith(('pretrain.', 'data.unlabelled', *_BOOKKEEPING))
+    for key in sorted({*a, *b})
+    if a.get(key) != b.get(key) and not key.startswith(('pretrain.', 'data.unlabelled', *_BOOKKEEPING))
   ]
 
 
@@ -238,7 +238,7 @@ def _pretraining_pair(models: list[Method]) -> tuple[Method, Method] | None:
 
 
 def _pretraining(with_: Method, without: Method, patches: str) -> tuple[str, list[str]]:
-  differing = budget_difference(with_, without)
+  differing = budget_difference(with_.config, without.config)
   gain = with_.weighted_iou - without.weighted_iou
   numbers = f'class-weighted IoU on {patches}'
   budget = ', although more than their pretraining differs' if differing else ' at the same fine-tuning budget'

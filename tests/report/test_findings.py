@@ -189,6 +189,19 @@ def test_a_control_that_beats_pretraining_takes_its_gain_away(folder, monkeypatc
   assert sentences[1] == 'So what pretraining gains there, the same arithmetic spent on the labels gains as well.'
 
 
+def test_what_else_differs_is_said(folder, tmp_path):
+  shutil.copytree(folder / 'runs', tmp_path / 'g')
+  assert not any('also differ' in sentence for sentence in findings.verdict(*_grid(tmp_path / 'g')).sentences)
+  for path in (tmp_path / 'g').glob('tile2vec_resnet18_*'):
+    config = json.loads((path / 'config.json').read_text())
+    config['finetune']['learning_rate'] = 0.5
+    (path / 'config.json').write_text(json.dumps(config))
+  said = [sentence for sentence in findings.verdict(*_grid(tmp_path / 'g')).sentences if 'also differ' in sentence]
+  assert said == [
+    'Tile2Vec with ResNet18 also differs from no pretraining in finetune.learning_rate: the gain is of both together.'
+  ]
+
+
 def test_a_variant_does_not_become_the_objective_where_that_failed(folder, tmp_path):
   shutil.copytree(folder / 'runs', tmp_path / 'g')
   for path in (tmp_path / 'g').glob('none_resnet18_seed?_fraction*'):
