@@ -74,6 +74,12 @@ class Index:
 
   def nearest(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(cosine float32 [k], row number int64 [k]) of the rows most like a unit vector [E], best first."""
+    if self.exact:
+      # One product over all rows, at the speed of memory: Faiss takes twice as long for a single query.
+      everything = self.similarities(vector)
+      top = np.argpartition(-everything, min(k, len(self)) - 1)[:k]
+      top = top[np.argsort(-everything[top], kind='stable')]
+      return everything[top], top
     similarity, number = self.searcher.search(np.ascontiguousarray(vector[None], np.float32), min(k, len(self)))
     found = number[0] >= 0
     return similarity[0][found], number[0][found]
@@ -84,6 +90,12 @@ class Index:
 
   def similarities(self, vector: np.ndarray) -> np.ndarray:
     """float32 [N], the cosine of a unit vector [E] and every row; exact whatever the index."""
+    if self.exact:
+      import faiss
+
+      # A view of the vectors that Faiss holds.
+      rows = faiss.rev_swig_ptr(self.searcher.get_xb(), len(self) * self.searcher.d).reshape(len(self), -1)
+      return rows @ vector.astype(np.float32)
     parts = [
       self.searcher.reconstruct_n(first, min(_CHUNK, len(self) - first)) @ vector.astype(np.float32)
       for first in range(0, len(self), _CHUNK)
