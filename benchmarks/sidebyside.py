@@ -111,7 +111,8 @@ def table(made: Mapping[str, dict[str, Any]]) -> str:
     '# Results of the benchmarks',
     '',
     'Made by `make bench`: medians of alternating runs in one process or one minute, with the least and the most. '
-    '"Times" is how many times as fast ours is, the median over pairs of runs. docs/speed.md says what made the '
+    '"Times" is how many times as fast ours is, the median over pairs of runs; the load, of the minute before, is also '
+    'that of the benchmark before. docs/speed.md says what made the '
     'difference, what did not work, and where the limits are.',
     '',
     '| stage | DeepSentinel | peer | its measure | times | aim | benchmark |',
@@ -125,12 +126,15 @@ def table(made: Mapping[str, dict[str, Any]]) -> str:
         f'| {_aim(row)} | `{script}.py` |'
       )
   lines += ['', '| benchmark | date | machine | load before | commit | versions |', '|---|---|---|---|---|---|']
+  before = ''
   for script, content in made.items():
     named = ', '.join(f'{name} {version}' for name, version in content['versions'].items() if name != 'deepsentinel')
     lines.append(
       f'| `{script}.py` | {content["when"]} | {content["machine"]} '
-      f'| {content.get("load", "-")} | {content["commit"][:7]} | {named} |'
+      f'| {content.get("load", "-")} | {content["commit"][:7]} '
+      f'| {"as above" if named == before else named} |'
     )
+    before = named
   return '\n'.join(lines) + '\n'
 
 
