@@ -57,14 +57,14 @@ def test_every_method_level_probe_and_share_is_there(result):
   assert all(0 < m['diagnostics']['effective_rank_cells'] <= 64 for m in result['methods'])
 
 
-def test_band_statistics_of_class_lists_are_standardised_over_all_splits(records, checkpoints, cache, monkeypatch):
+def test_band_statistics_of_class_lists_are_standardised_over_all_splits(records, checkpoints, tmp_path, monkeypatch):
   sets = [RecordSet(records, split) for split in ('train', 'test')]
   for one in sets:
     monkeypatch.setitem(one.table, 'classes', ['a', *['b;c'] * (len(one) - 1)])
   monkeypatch.setattr(run.records_lib, 'RecordSet', lambda directory, split: sets[split == 'test'])
   seen = []
   monkeypatch.setattr(run.probes, 'knn_multilabel', lambda vectors, matrix, k: seen.append(vectors))
-  request = run.Request(checkpoints[:1], splits=('train', 'test'), cache=cache, progress=False)
+  request = run.Request(checkpoints[:1], splits=('train', 'test'), cache=tmp_path, progress=False)
   run._with_lists(request, records)
   plain = seen[-1]
   assert len(plain) == sum(map(len, sets))
