@@ -66,13 +66,13 @@ def write(
   notes = json.loads(path.read_text()) if path.exists() else {}
   for file, runs in tried.items():
     choice = choose_best(file, size, settings, key, runs)
-    scores = {value: validation_score(run) for value, run in runs.items() if run.finished}
     if choice and file in notes and choice.settings != tuple(notes[file]['settings']):
       print(
         f'{file}: keeps {notes[file]["settings"][0]}, with which its runs were begun; {choice.settings[0]}, tried '
         'later, is better on validation. Another --out takes it.'
       )
     if choice and file not in notes:
+      scores = {value: validation_score(run) for value, run in runs.items() if run.finished}
       notes[file] = {**choice._asdict(), 'validation': scores}
       print(f'{file}: {choice.settings[0]}, of {", ".join(f"{v} ({iou:.3f})" for v, iou in scores.items())}')
   provenance.write_json(path, notes)

@@ -74,13 +74,13 @@ class Index:
 
   def nearest(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(cosine float32 [k], row number int64 [k]) of the rows most like a unit vector [E], best first."""
-    if self.exact:
+    if self.exact or k >= len(self):
       # One product over all rows, at the speed of memory: Faiss takes twice as long for a single query.
       everything = self.similarities(vector)
-      top = np.argpartition(-everything, min(k, len(self)) - 1)[:k]
+      top = np.argpartition(-everything, k - 1)[:k] if k < len(self) else np.arange(len(self))
       top = top[np.argsort(-everything[top], kind='stable')]
       return everything[top], top
-    similarity, number = self.searcher.search(np.ascontiguousarray(vector[None], np.float32), min(k, len(self)))
+    similarity, number = self.searcher.search(np.ascontiguousarray(vector[None], np.float32), k)
     found = number[0] >= 0
     return similarity[0][found], number[0][found]
 

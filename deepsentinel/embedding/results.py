@@ -53,7 +53,7 @@ def rank(index: Index, query: Query, k: int, *, min_km: float = MIN_KM, apart_km
   lon, lat = index.rows['lon_deg'].to_numpy(), index.rows['lat_deg'].to_numpy()
   wanted = len(index) if index.exact else min(_FIRST, len(index))
   while True:
-    similarity, number = _best(index, query.vector, wanted)
+    similarity, number = index.nearest(query.vector, wanted)
     away = _away(query, index, number)
     allowed = ~np.isin(number, query.own) & (away >= min_km)
     chosen = _apart(lon[number], lat[number], allowed, k, apart_km)
@@ -61,15 +61,6 @@ def rank(index: Index, query: Query, k: int, *, min_km: float = MIN_KM, apart_km
       return Found(number[chosen], similarity[chosen], away[chosen])
     # Fewer than asked for: the lists that an approximate search looks through hold no more. Then all are compared.
     wanted = min(8 * wanted, len(index)) if len(number) == wanted else len(index)
-
-
-def _best(index: Index, vector: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-  """(cosine, row number) of the rows most like a vector, best first; of all where all are wanted."""
-  if wanted < len(index):
-    return index.nearest(vector, wanted)
-  everything = index.similarities(vector)
-  number = np.argsort(-everything, kind='stable')
-  return everything[number], number
 
 
 def _away(query: Query, index: Index, number: np.ndarray) -> np.ndarray:

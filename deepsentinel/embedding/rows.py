@@ -274,12 +274,12 @@ def of_records(model: 'Trained', directory: Any, splits: list[str]) -> list[Reco
 
 def distinct(sources: list[Any]) -> list[Any]:
   """The sources with names of their own: a second 'maps' is 'maps_2'."""
-  taken = {source.name for source in sources}
-  out: list[Any] = []
+  given, taken, out = {source.name for source in sources}, set[str](), []
   for source in sources:
     name, again = source.name, 1
-    while any(other.name == name for other in out) or (again > 1 and name in taken):
+    while name in taken or (again > 1 and name in given):
       again += 1
       name = f'{source.name}_{again}'
+    taken.add(name)
     out.append(source if again == 1 else dataclasses.replace(source, name=name))
   return out

@@ -116,8 +116,7 @@ def _more_than_pretraining(grid: Grid, gains: Gains) -> list[str]:
   """In what else the two runs of a pair differ, such as a learning rate that was chosen for each method."""
   found: dict[tuple[str, ...], dict[str, None]] = {}
   for key in gains:
-    others = grid.runs[key._replace(objective='none')]
-    pairs = [(run, others[seed]) for seed, run in grid.runs[key].items() if seed in others]
+    pairs = grid.pairs(key, key._replace(objective='none'))
     differing = sorted({name for a, b in pairs for name in tables.budget_difference(a.config, b.config)})
     if differing:
       found.setdefault(tuple(differing), {})[method_name(key, ' with ')] = None

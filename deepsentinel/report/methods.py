@@ -141,10 +141,14 @@ class Grid:
     """Over the same without pretraining, paired by seed; None for no pretraining, and where no pair was tested."""
     return None if key.objective == 'none' else self.difference(key, key._replace(objective='none'), metric)
 
+  def pairs(self, key: Key, other: Key) -> list[tuple[Run, Run]]:
+    """The runs of two methods that have the same seed."""
+    others = self.runs.get(other, {})
+    return [(run, others[seed]) for seed, run in self.runs[key].items() if seed in others]
+
   def difference(self, key: Key, other: Key, metric: str) -> Estimate | None:
     """One method minus another, paired by seed; None where no pair was tested."""
-    others = self.runs.get(other, {})
-    pairs = [(run, others[seed]) for seed, run in self.runs[key].items() if seed in others]
+    pairs = self.pairs(key, other)
     if not pairs:
       return None
     places = [(self.resampled[str(a.path)], self.resampled[str(b.path)]) for a, b in pairs]
