@@ -84,6 +84,34 @@ def _finite_and_valid(values: np.ndarray, valid: np.ndarray | None) -> np.ndarra
   return finite & valid
 
 
+def observed(stored: np.ndarray, nodata: int) -> np.ndarray:
+  """bool [H, W]: where any band of stored pixels [H, W, C] has data."""
+  out = np.zeros(stored.shape[:-1], bool)
+  for band in np.moveaxis(stored, -1, 0):  # NumPy looks through a short last axis pixel by pixel
+    out |= band != nodata
+    if out.all():
+      break
+  return out
+
+
+def _as_they_come(values: np.ndarray, valid: np.ndarray | None, nodata: int) -> np.ndarray:
+  """Numbers that are in their storage form already, for which arithmetic would do nothing."""
+  stored = values.copy()
+  if valid is not None and not valid.all():
+    stored[~valid] = nodata
+  return stored
+
+
+def _require_offset(dn: np.ndarray) -> None:
+  """ValueError if valid digital numbers cannot have the +1000 offset."""
+  # Water and shadow fall a little below 0, never half of all numbers.
+  if 2 * np.count_nonzero(dn < S2_OFFSET_DN - 200) > dn.size:
+    raise ValueError(
+      f'Sentinel-2 values have a median of {np.median(dn):.0f}; with an offset of {S2_OFFSET_DN} they would be '
+      "negative reflectance. State unit='reflectance_x1e4'."
+    )
+
+
 def store_reflectance(values: np.ndarray, unit: str, valid: np.ndarray | None = None) -> np.ndarray:
   """Sentinel-2 pixels in their storage form.
 
@@ -102,6 +130,13 @@ def store_reflectance(values: np.ndarray, unit: str, valid: np.ndarray | None = 
   if unit not in REFLECTANCE_UNITS:
     raise ValueError(f'Unknown reflectance unit {unit!r}. Known: {", ".join(REFLECTANCE_UNITS)}.')
   values = np.asarray(values)
+  if unit != 'reflectance' and values.dtype == np.uint16:
+    stored = _as_they_come(values, valid, S2_NODATA)
+    if unit == 'reflectance_x1e4':
+      return stored
+    known = stored != S2_NODATA
+    _require_offset(stored[known])
+    return np.where(known, np.maximum(stored, S2_OFFSET_DN + 1) - np.uint16(S2_OFFSET_DN), np.uint16(S2_NODATA))
   ok = _finite_and_valid(values, valid)
   if unit != 'reflectance':
     ok = ok & (values != 0)
@@ -114,12 +149,8 @@ def store_reflectance(values: np.ndarray, unit: str, valid: np.ndarray | None = 
       )
     dn = dn * S2_SCALE
   elif unit == 'reflectance_x1e4_plus1000':
+    _require_offset(dn[ok])
     dn = dn - S2_OFFSET_DN
-    if ok.any() and np.median(dn[ok]) < -200:  # water and shadow fall a little below 0, never half of all numbers
-      raise ValueError(
-        f'Sentinel-2 values have a median of {np.median(dn[ok]) + S2_OFFSET_DN:.0f}; with an offset of '
-        f"{S2_OFFSET_DN} they would be negative reflectance. State unit='reflectance_x1e4'."
-      )
   if unit != 'reflectance' and ok.any() and dn[ok].max() <= 20 and np.issubdtype(values.dtype, np.floating):
     raise ValueError(
       f'Sentinel-2 values reach only {dn[ok].max():.3f}; reflectance x 10,000 is stated. '
@@ -196,28 +227,39 @@ def store_backscatter(values: np.ndarray, unit: str, valid: np.ndarray | None = 
     ValueError: unknown unit, or numbers that cannot be in that unit.
   """
   values = np.asarray(values)
+  if unit == 'db_x100' and values.dtype == np.int16:
+    stored = _as_they_come(values, valid, S1_NODATA)
+    known = stored[stored != S1_NODATA]
+    _require_backscatter(known, unit, known, S1_SCALE)
+    return stored
   ok = _finite_and_valid(values, valid)
   require_linear(values[ok], unit)
   db = to_db(np.where(ok, values, S1_NODATA if unit == 'db_x100' else np.nan if unit == 'db' else 0), unit)
   ok = ok & np.isfinite(db)
-  if unit == 'db_x100' and ok.sum() >= _MANY and np.abs(values[ok]).max() <= 100:
+  _require_backscatter(values[ok], unit, db[ok])
+  return np.where(ok, np.clip(np.rint(np.nan_to_num(db) * S1_SCALE), -32767, 32767), S1_NODATA).astype(np.int16)
+
+
+def _require_backscatter(values: np.ndarray, unit: str, db: np.ndarray, scale: int = 1) -> None:
+  """ValueError if valid numbers cannot be in `unit`, in which they are `db` / `scale` decibels."""
+  if not values.size:
+    return
+  if unit == 'db_x100' and values.size >= _MANY and np.abs(values).max() <= 100:
     raise ValueError(
-      f'Sentinel-1 values lie between {values[ok].min():.2f} and {values[ok].max():.2f}; dB x 100 is stated. '
+      f'Sentinel-1 values lie between {values.min():.2f} and {values.max():.2f}; dB x 100 is stated. '
       "State unit='db' if they are decibels."
     )
-  if ok.any():
-    median = float(np.median(db[ok]))
-    if not -60 < median < 25:
-      raise ValueError(
-        f'Sentinel-1 backscatter has a median of {median:.1f} dB when read as {unit!r}; land and water lie between '
-        f'-35 and 10 dB. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'
-      )
-    if unit == 'db' and ok.sum() >= _MANY and db[ok].min() > -1:
-      raise ValueError(
-        f'Sentinel-1 backscatter never falls below {db[ok].min():.2f} dB when read as {unit!r}; speckle alone makes it '
-        f'do so. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'
-      )
-  return np.where(ok, np.clip(np.rint(np.nan_to_num(db) * S1_SCALE), -32767, 32767), S1_NODATA).astype(np.int16)
+  median = float(np.median(db)) / scale
+  if not -60 < median < 25:
+    raise ValueError(
+      f'Sentinel-1 backscatter has a median of {median:.1f} dB when read as {unit!r}; land and water lie between '
+      f'-35 and 10 dB. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'
+    )
+  if unit == 'db' and values.size >= _MANY and db.min() > -1:
+    raise ValueError(
+      f'Sentinel-1 backscatter never falls below {db.min():.2f} dB when read as {unit!r}; speckle alone makes it '
+      f'do so. State the unit the file really has: {", ".join(BACKSCATTER_UNITS)}.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)

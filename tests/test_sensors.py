@@ -84,6 +84,40 @@ def test_nodata_stays_nodata_and_data_stays_data(db, valid, per_band):
   assert np.abs(stored[valid] / 100 - db[valid]).max(initial=0) <= 0.005 + 1e-6
 
 
+@hypothesis.given(
+  hnp.arrays(np.int32, (3, 5, 2), elements=st.sampled_from([0, 1, 700, 999, 1000, 1001, 2500, 40_000, 65_535])),
+  hnp.arrays(bool, st.sampled_from([(3, 5), (3, 5, 2)])),
+  st.booleans(),
+)
+def test_numbers_in_their_storage_form_come_out_as_by_way_of_floats(values, valid, all_valid):
+  def outcome(store, numbers, unit):
+    try:
+      return store(numbers, unit, None if all_valid else valid).tolist()
+    except ValueError as refused:
+      return str(refused)
+
+  for unit in ('reflectance_x1e4', 'reflectance_x1e4_plus1000'):
+    as_int = outcome(sensors.store_reflectance, values, unit)
+    assert outcome(sensors.store_reflectance, values.astype(np.uint16), unit) == as_int
+  radar = np.where(values == 0, sensors.S1_NODATA, (values % 4000) - 3000)
+  assert outcome(sensors.store_backscatter, radar.astype(np.int16), 'db_x100') == outcome(
+    sensors.store_backscatter, radar, 'db_x100'
+  )
+
+
+def test_a_stored_array_is_not_the_one_that_was_given():
+  values = np.full((2, 2, 1), 5, np.uint16)
+  sensors.store_reflectance(values, 'reflectance_x1e4')[:] = 0
+  assert values.min() == 5
+
+
+def test_where_any_band_is_observed():
+  stored = np.zeros((2, 2, 3), np.uint16)
+  stored[0, 0], stored[1, 1, 2] = 7, 7
+  assert sensors.observed(stored, sensors.S2_NODATA).tolist() == [[True, False], [False, True]]
+  assert sensors.observed(stored, 7).tolist() == [[False, True], [True, True]]
+
+
 def test_numbers_that_cannot_be_in_the_unit_are_refused():
   counts = np.full((4, 4, 2), 2000.0)
   with pytest.raises(ValueError, match=r"median of 2000.*unit='reflectance_x1e4'"):

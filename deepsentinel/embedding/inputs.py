@@ -203,7 +203,7 @@ class SceneReader:
 
     def read(item: SceneInput) -> np.ndarray:
       found = _read(item, grid, bands)
-      observed = (found != nodata).any(-1)
+      observed = sensors.observed(found, nodata)
       if hide and observed.any():
         cloud = observed & item.source.cloud_mask(item.scene, grid)  # type: ignore[attr-defined]
         found[cloud] = nodata
@@ -212,7 +212,7 @@ class SceneReader:
 
     if len(items) == 1:  # whatever its footprint says, which may be roughly drawn
       found = read(items[0])
-      number = np.where((found != nodata).any(-1), 0, -1)
+      number = np.where(sensors.observed(found, nodata), 0, -1)
       return found, number, hidden & (number < 0)
     outline = base.split_antimeridian(grid.outline_lonlat(4))
     reached = [i for i, item in enumerate(items) if shapely.dwithin(item.scene.footprint, outline, _NEAR_DEG)]
@@ -272,7 +272,7 @@ def observed(pixels: dict[str, np.ndarray], field: str) -> np.ndarray:
   """bool [H, W]: where any band of the sensor of `field`, 's2' or 's1', has data; nowhere where it is not there."""
   if field not in pixels:
     return np.zeros(next(iter(pixels.values())).shape[:2], bool)
-  return np.any(pixels[field] != {'s2': sensors.S2_NODATA, 's1': sensors.S1_NODATA}[field], axis=-1)
+  return sensors.observed(pixels[field], {'s2': sensors.S2_NODATA, 's1': sensors.S1_NODATA}[field])
 
 
 def read_ahead(read: Callable[[_What], _Pixels], wanted: Sequence[_What]) -> Iterator[_Pixels]:

@@ -44,13 +44,18 @@ def preview(pixels: dict[str, np.ndarray], spec: sensors.SensorSpec, shrink: int
   values = pixels[field][..., index]
   valid = values != nodata
   linear = values.astype(np.float64) if field == 's2' else sensors.to_power(values, 'db_x100')
-  h, w, c = values.shape
-  blocks = (h // shrink, shrink, w // shrink, shrink, c)
-  count = valid.reshape(blocks).sum((1, 3))
-  mean = np.where(valid, linear, 0).reshape(blocks).sum((1, 3)) / np.maximum(count, 1)
+  count = _block_sums(valid.astype(np.float64), shrink)
+  mean = _block_sums(np.where(valid, linear, 0), shrink) / np.maximum(count, 1)
   if field == 's1':
     mean = sensors.from_power(np.where(count > 0, mean, 1), 'db_x100')
   return np.where(count > 0, np.rint(mean), nodata).astype(np.int32)
+
+
+def _block_sums(values: np.ndarray, side: int) -> np.ndarray:
+  """Sums [H / side, W / side, C] of float [H, W, C]; rows first, which lie one behind another in memory."""
+  h, w, c = values.shape
+  rows = values.reshape(h // side, side, w, c).sum(1)
+  return rows.reshape(h // side, w // side, side, c).sum(2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ from deepsentinel.encoders.attention import raised_cosine
 
 _TILE_PX = 512  # side of a tile of several windows, about
 _MOST_KEPT = 64  # cells a side that are kept of a window: what bounds memory
-_BATCH_PIXELS = 1 << 20  # pixels in the encoder at once, where a window is not larger
+_PART = 4  # cells
+_BATCH_SIDE_PX = 1 << 10
+_BATCH_PIXELS = _BATCH_SIDE_PX**2  # pixels in the encoder at once, where a window is not larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +163,12 @@ def plan(
         f'side: at least {(2 * margin + align) * stride}; found {window_px}.'
       )
   else:
-    # Four margins wide inside: the margins cost little more than the kept pixels. No wider than the area.
-    kept = min(max(4 * margin, 8), _MOST_KEPT, max(rows, cols))
+    # The wider inside, the less the margins cost. An area is parted about equally, so that the last windows are not
+    # empty, and into few sizes, for each of which the encoder is compiled.
+    most = min(max(4 * margin, _BATCH_SIDE_PX // stride - 2 * margin, 8), _MOST_KEPT)
+    longest = max(rows, cols)
+    parts = math.ceil(longest / most)
+    kept = longest if parts == 1 else min(_PART * math.ceil(longest / parts / _PART), most)
     window = 2 * margin + align * math.ceil(kept / align)
   return Layout(stride, rows, cols, window, window - 2 * margin, margin, 1)
 

@@ -112,7 +112,7 @@ class BigEarthNet:
       folder = self._folder(scene)
       where = [raster.RasterBand(str(folder / f'{folder.name}_{_file_band(b)}.tif')) for b in bands]
       values, valid = raster.read_bands(where, grid, unit)
-    return base.Patch(values, np.any(valid, axis=2), tuple(bands), unit)
+    return base.Patch(values, valid, tuple(bands), unit)
 
   def grid(self, scene: base.Scene) -> base.PatchGrid:
     """The 10 m grid of one patch."""

@@ -25,6 +25,7 @@ from deepsentinel.sources import base, remote
 _ALIGNED_PX = 1e-3  # grids closer than this share of a pixel coincide
 _AVERAGE_FROM = 1.5  # grid pixels at least this many file pixels wide are averages, finer ones are interpolated
 _WINDOW_PX = 1 << 22  # file pixels held at once, a band
+_STACKED_ROWS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +255,7 @@ def read_bands(
   Returns:
     values [H, W, C] in `unit`: of the files' type if every band coincides with the grid, float otherwise. An invalid
       pixel is the storage nodata of an integer type (0, or -32768 where negative) and NaN of a float.
-    valid bool [H, W, C].
+    valid bool [H, W]: where any band has data.
   """
   found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
   for path in dict.fromkeys(w.path for w in where):
@@ -268,14 +269,19 @@ def read_bands(
 
 
 def stack_bands(parts: Sequence[tuple[np.ndarray, np.ndarray]], unit: str) -> tuple[np.ndarray, np.ndarray]:
-  """C pairs of values [H, W] and valid bool [H, W] as two arrays [H, W, C], of the type that `read_bands` promises."""
+  """C pairs of values [H, W] and valid bool [H, W] as what `read_bands` returns."""
   dtype = np.result_type(*{values.dtype for values, _ in parts})
-  out = np.stack([values.astype(dtype, copy=False) for values, _ in parts], axis=2)
-  valid = np.stack([ok for _, ok in parts], axis=2)
-  if np.issubdtype(dtype, np.floating):
-    out[~valid] = np.nan
-  else:
-    out[~valid] = sensors.S1_NODATA if unit == 'db_x100' else 0
+  nothing = np.nan if np.issubdtype(dtype, np.floating) else sensors.S1_NODATA if unit == 'db_x100' else 0
+  height, width = parts[0][0].shape
+  out, valid = np.empty((height, width, len(parts)), dtype), np.zeros((height, width), bool)
+  for top in range(0, height, _STACKED_ROWS):  # so few that they stay in the cache until their last band
+    rows = slice(top, top + _STACKED_ROWS)
+    for i, (values, _) in enumerate(parts):
+      out[rows, :, i] = values[rows]
+  for i, (_, known) in enumerate(parts):
+    if not known.all():
+      out[~known, i] = nothing
+    valid |= known
   return out, valid
 
 
@@ -315,6 +321,8 @@ def _read(
     top, bottom, left, right = _overlap(row, col, raster.height, raster.width, grid)
     if top < bottom and left < right:
       values = raster.read(numbers, window=rasterio.windows.Window(left, top, right - left, bottom - top))
+      if values.shape == shape:
+        return values, valid_numbers(values, unit, nodata)
       inside = np.s_[:, top - row : bottom - row, left - col : right - col]
       out[inside] = values
       valid[inside] = valid_numbers(values, unit, nodata)

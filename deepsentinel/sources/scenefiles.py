@@ -180,7 +180,7 @@ def read_scene(local: LocalScene, grid: base.PatchGrid, bands: Sequence[str]) ->
       'Ask for bands it has, or mend its file names or band descriptions.'
     )
   values, valid = raster.read_bands([local.bands[b] for b in bands], grid, local.unit, local.nodata)
-  return base.Patch(values, np.any(valid, axis=2), tuple(bands), local.unit)
+  return base.Patch(values, valid, tuple(bands), local.unit)
 
 
 def with_cloud_masks(scenes: Iterable[LocalScene], suffixes: Sequence[str]) -> list[LocalScene]:

@@ -286,9 +286,9 @@ class StacScenes:
       href = self._sign(scene.metadata['hrefs'][band])
       where = raster.RasterBand(href, client=self._client_of(href))
       values, valid = raster.read_bands([where], grid, unit, scene.metadata['nodata'][band])
-      parts.append((values[..., 0], valid[..., 0]))
+      parts.append((values[..., 0], valid))
     values, valid = raster.stack_bands(parts, unit)
-    return base.Patch(values, np.any(valid, axis=2), tuple(bands), unit)
+    return base.Patch(values, valid, tuple(bands), unit)
 
   def _client_of(self, href: str) -> remote.Client | None:
     """By which a URL is read; None where GDAL knows how ('s3://', a path)."""

@@ -249,7 +249,7 @@ def test_a_folder_that_holds_something_else_is_not_touched(model, tmp_path):
 def test_memory_stays_bounded_by_windows_and_strips():
   """Nothing has the size of the area: tile, window and strip of a scene of 10,980 px and of one ten times as wide."""
   small, large = (windows.plan(side, side, stride=16, reach_px=109, crop_px=128) for side in (10_980, 109_800))
-  assert small.read_px == large.read_px == 672
+  assert small.read_px == large.read_px == 1024
   assert small.batch == large.batch
 
 

@@ -7,12 +7,15 @@ from deepsentinel.embedding.windows import plan, plan_patches
 
 
 def test_a_convolutional_encoder_by_hand():
-  # ResNet18 looks 109 px beyond a cell: 7 cells of margin; four margins inside, no more than the area's 40 cells.
+  # ResNet18 looks 109 px beyond a cell: 7 cells of margin; of 63 cells two windows, which is less than the 50 inside
+  # that 1,024 px allow.
   layout = plan(1000, 630, stride=16, reach_px=109, crop_px=128)
-  assert (layout.rows, layout.cols, layout.lead, layout.step, layout.window) == (63, 40, 7, 28, 42)
-  assert (layout.strips, layout.tiles_a_strip, layout.batch) == (3, 2, 2 - 1)
-  assert layout.strip_rows(2) == (56, 63)
-  assert layout.read_origin_px(1, 0) == ((28 - 7) * 16, -7 * 16)
+  assert (layout.rows, layout.cols, layout.lead, layout.step, layout.window) == (63, 40, 7, 32, 46)
+  assert (layout.strips, layout.tiles_a_strip, layout.batch) == (2, 2, 1)
+  assert layout.strip_rows(1) == (32, 63)
+  assert layout.read_origin_px(1, 0) == ((32 - 7) * 16, -7 * 16)
+  large = plan(10_980, 10_980, stride=16, reach_px=109, crop_px=128)
+  assert (large.step, large.window, large.strips, large.batch) == (50, 64, 14, 1)
   assert plan(100, 100, stride=16, reach_px=109, crop_px=128).window == 7 + 7 + 7
 
 

@@ -10,13 +10,14 @@ Every value is an elementwise function of its own point: no result depends on th
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 EARTH_RADIUS_M = 6371008.8
 METRES_PER_DEGREE = EARTH_RADIUS_M * np.pi / 180
 _U = np.uint32
+_AT_ONCE = 1 << 15  # points times lattices whose numbers stay in the cache
 
 
 def mix(h: np.ndarray) -> np.ndarray:
@@ -106,8 +107,7 @@ class Lattice:
 
   def columns(self, row) -> np.ndarray:
     """float64: whole number of cells around the globe in `row`."""
-    cos = np.cos(np.radians(np.clip(self.row_lat(row), -89, 89)))
-    return np.maximum(np.rint(360 * METRES_PER_DEGREE * cos / self.spacing_m), 3)
+    return _columns(self.row_lat(row), self.spacing_m)
 
   def row_table(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """(columns float64, row hash uint32) of rows first..last."""
@@ -121,6 +121,11 @@ class Lattice:
     return mix(hash_ints(row, self.salt) ^ (col.astype(np.uint32) * _U(0x9E3779B1)))
 
 
+def _columns(row_lat: np.ndarray, spacing_m) -> np.ndarray:
+  cos = np.cos(np.radians(np.minimum(np.maximum(row_lat, -89), 89)))
+  return np.maximum(np.rint(360 * METRES_PER_DEGREE * cos / spacing_m), 3)
+
+
 def _column_hash(row_hash: np.ndarray, col: np.ndarray, count: np.ndarray, wraps: bool) -> np.ndarray:
   if wraps:
     count = count.astype(np.int32)
@@ -130,39 +135,72 @@ def _column_hash(row_hash: np.ndarray, col: np.ndarray, count: np.ndarray, wraps
 
 def noise(points: Points, spacing_m: float, salt: int) -> np.ndarray:
   """Gradient noise, float32 [N], standard deviation about 0.29, wavelength about 2 x spacing_m."""
-  lattice = Lattice(spacing_m, salt)
-  y = lattice.row_coordinate(points.lat)
+  return _noises(points, [Lattice(spacing_m, salt)])[0]
+
+
+def _noises(points: Points, lattices: Sequence[Lattice]) -> np.ndarray:
+  """float32 [K, N]: `noise` on each lattice. All of them at once, since most calls are for few points."""
+  side = max(_AT_ONCE // len(lattices), 1)
+  out = np.empty((len(lattices), len(points)), np.float32)
+  for at in range(0, len(points), side):
+    some = slice(at, at + side)
+    out[:, some] = _noises_of_some(points.lon[some], points.lat[some], lattices)
+  return out
+
+
+def _noises_of_some(lon: np.ndarray, lat: np.ndarray, lattices: Sequence[Lattice]) -> np.ndarray:
+  scale, phase, spacing = (
+    np.array([values]).T for values in zip(*((l.rows_per_degree, l.phase, l.spacing_m) for l in lattices), strict=True)
+  )
+  salt = np.array([lattice.salt for lattice in lattices], np.uint32)
+  y = lat * scale + phase
   row = np.floor(y)
   fy = (y - row).astype(np.float32)
   row = row.astype(np.int32)
-  first = int(row.min())
-  count_table, hash_table = lattice.row_table(first, int(row.max()) + 1)
-  row -= np.int32(first)
-  turns = points.lon * (1 / 360)
-  rows = []
-  for step in (0, 1):
-    count = count_table.take(row + np.int32(step))
-    row_hash = hash_table.take(row + np.int32(step))
-    x = turns * count
-    col = np.floor(x)
-    fx = (x - col).astype(np.float32)
-    col = col.astype(np.int32)
-    wraps = bool((x >= count - 1).any())
-    dy = fy - np.float32(step)
-    h = _column_hash(row_hash, col, count, False)
-    near = _gradient(h, fx, dy)
-    h = _column_hash(row_hash, col + np.int32(1), count, wraps)
-    far = _gradient(h, fx - np.float32(1), dy)
-    u = fx * fx * (3 - 2 * fx)
-    rows.append(near + u * (far - near))
-  v = fy * fy * (3 - 2 * fy)
-  return (rows[0] + v * (rows[1] - rows[0])) * np.float32(1.6)
+  # The rows of all lattices, one lattice after another.
+  first, length = row.min(1), row.max(1) - row.min(1) + 2
+  start = np.cumsum(length) - length
+  of = np.repeat(np.arange(len(lattices)), length)
+  rows = np.arange(len(of)) + (first - start)[of]
+  count_table = _columns((rows - phase[of, 0]) / scale[of, 0], spacing[of, 0])
+  hash_table = hash_ints(rows, salt[of])
+  # [K, 2, N]: in the row below a point and in the row above it
+  index = (row + (start - first)[:, None])[:, None] + np.arange(2)[:, None]
+  count, row_hash = count_table.take(index), hash_table.take(index)
+  x = lon * (1 / 360) * count
+  col = np.floor(x)
+  # [2, K, 2, N]: at the node before a point and at the one behind it
+  dx = np.empty((2, *x.shape), np.float32)
+  dx[0] = x - col
+  dx[1] = dx[0] - np.float32(1)
+  node = np.empty(dx.shape, np.uint32)
+  node[0] = col
+  node[1] = node[0] + _U(1)
+  np.copyto(node[1], 0, where=node[1] >= count)
+  node *= _U(0x9E3779B1)
+  node ^= row_hash
+  h = mix(node)
+  gradient = (h & _U(0xFFFF)).astype(np.float32)
+  gradient *= np.float32(1 / 32768)
+  gradient -= np.float32(1)
+  gradient *= dx
+  up = (h >> _U(16)).astype(np.float32)
+  up *= np.float32(1 / 32768)
+  up -= np.float32(1)
+  up *= fy[:, None] - np.arange(2, dtype=np.float32)[:, None]
+  near, far = np.add(gradient, up, out=gradient)
+  far -= near
+  far *= _eased(dx[0])
+  near += far
+  below, above = near[:, 0], near[:, 1]
+  above -= below
+  above *= _eased(fy)
+  above += below
+  return above * np.float32(1.6)
 
 
-def _gradient(h: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-  gx = (h & _U(0xFFFF)).astype(np.float32) * np.float32(1 / 32768) - np.float32(1)
-  gy = (h >> _U(16)).astype(np.float32) * np.float32(1 / 32768) - np.float32(1)
-  return gx * dx + gy * dy
+def _eased(t: np.ndarray) -> np.ndarray:
+  return t * t * (3 - 2 * t)
 
 
 def fractal(
@@ -171,8 +209,11 @@ def fractal(
   """Sum of octaves of `noise`, float32 [N], scaled to a standard deviation of about 0.3; ridged: 0 to about 1."""
   total = np.zeros(len(points), np.float32)
   weight, power = 1.0, 0.0
+  lattices = []
   for octave in range(octaves):
-    value = noise(points, spacing_m, salt + 7919 * octave)
+    lattices.append(Lattice(spacing_m, salt + 7919 * octave))
+    spacing_m /= 1.93  # not 2: octaves must not share their nodes
+  for value in _noises(points, lattices):
     if ridged:
       value = 1 - np.minimum(np.abs(value) * np.float32(2.2), 1)
       value *= value
@@ -181,7 +222,6 @@ def fractal(
       power += weight * weight
     total += np.float32(weight) * value
     weight *= gain
-    spacing_m /= 1.93  # not 2: octaves must not share their nodes
   return total / np.float32(power if ridged else np.sqrt(power))
 
 
