@@ -206,6 +206,11 @@ def _from_files(bands: tuple[str, ...], polygons):
   units = {'s2_unit': _S2_UNIT.value, 's1_unit': _S1_UNIT.value, 's1_quantity': _S1_QUANTITY.value}
   stated = {key: value for key, value in units.items() if value} | _options()
   grid, period = _grid(polygons), _period()
+  if period and not grid:
+    raise ValueError(
+      '--date and --dates choose among scenes those that show an area: pass --bounds or --area with them, or name the '
+      'scenes with --s2_scene and --s1_scene.'
+    )
   found: list = []
   for sensor, path in paths.items():
     if not path:
@@ -230,7 +235,7 @@ def _from_files(bands: tuple[str, ...], polygons):
     raise ValueError(f'The model takes {list(bands)}: none of the scenes given has such a band.')
   whole = area.scene_grid(found[0].source, found[0].scene)
   together = [i.scene.footprint for i in found if i.scene.sensor == found[0].scene.sensor]
-  if len(together) > 1:
+  if grid is None and len(together) > 1:
     whole = area.bounds_grid(*area.bounds_of(shapely.union_all(together)), like=whole)
   return found, whole if grid is None else _grid(polygons, whole)
 

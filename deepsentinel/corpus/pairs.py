@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,7 @@ _DAY = datetime.timedelta(days=1)
 # Products cut from one slice of a Sentinel-1 data take start and stop within three seconds of each other; the next
 # slice of the same pass follows 25 seconds later.
 _SAME_SLICE = datetime.timedelta(seconds=6)
+_OTHER_GROUND = 0.05  # of a footprint; two baselines of one product draw it a little differently
 _S1_NAME = re.compile(
   r'(?P<mission>S1[A-D])_(?P<mode>IW|EW|S[1-6]|WV)_(?P<type>[A-Z]{3})[HMF_]_[0-9A-Z]{4}'
   r'_(?P<start>\d{8}T\d{6})_(?P<stop>\d{8}T\d{6})_(?P<orbit>\d{6})',
@@ -68,15 +70,19 @@ def _stamp(text: str) -> datetime.datetime:
   return datetime.datetime.fromisoformat(f'{text.upper()}+00:00')
 
 
-def deduplicate(scenes: Sequence[base.Scene]) -> list[base.Scene]:
+def deduplicate(scenes: Sequence[base.Scene], *, parts: bool = False) -> list[base.Scene]:
   """One entry per acquisition, in order of (time, id).
 
   A Sentinel-1 slice listed as SLC, GRD and GRD-COG (or ETA, RAW) is one scene: products of the same satellite and
   absolute orbit whose middles lie within six seconds; the GRD stays, rather than its COG copy. A Sentinel-2 tile
   listed at several levels or baselines is one scene: the L2A of the newest baseline stays. Names that follow neither
   convention are told apart by their id.
+
+  Args:
+    scenes: of one sensor or both.
+    parts: of a Sentinel-2 tile also what shows other ground stays, since one may come in two products.
   """
-  chosen: dict[tuple, base.Scene] = {}
+  chosen: dict[tuple, list[base.Scene]] = {}
   slices: dict[tuple, list[datetime.datetime]] = {}
   products = [(_product(scene.sensor, scene.id), scene) for scene in scenes]
   # The best product of a slice comes first and gives the slice its middle.
@@ -88,8 +94,16 @@ def deduplicate(scenes: Sequence[base.Scene]) -> list[base.Scene]:
       if same is None:
         middles.append(product.middle)
       key = (*key, same or product.middle)
-    chosen.setdefault(key, scene)
-  return sorted(chosen.values(), key=lambda s: (s.time, s.id))
+    known = chosen.setdefault(key, [])
+    if not known or (parts and product.middle is None and _shows_more(scene, known)):
+      known.append(scene)
+  return sorted(itertools.chain.from_iterable(chosen.values()), key=lambda s: (s.time, s.id))
+
+
+def _shows_more(scene: base.Scene, known: Sequence[base.Scene]) -> bool:
+  """Whether a scene has ground that those of the same acquisition leave out."""
+  rest = shapely.difference(scene.footprint, shapely.union_all([other.footprint for other in known]))
+  return rest.area > _OTHER_GROUND * scene.footprint.area
 
 
 def gap(a: base.Scene, b: base.Scene) -> datetime.timedelta:

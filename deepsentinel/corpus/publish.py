@@ -46,8 +46,14 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
   there = listing(store, root)
   sums, kept = compare(folder, there, progress)
   listed = ''.join(f'{digest}  {name}\n' for name, digest in sums.items())
-  if SUMS in there and stores.patiently(store.cat_file, f'{root}/{SUMS}').decode() != listed:
-    stores.patiently(store.rm_file, f'{root}/{SUMS}')  # of an earlier state: until the end this copy is not whole
+  if SUMS in there and (before := stores.patiently(store.cat_file, f'{root}/{SUMS}').decode()) != listed:
+    # Of an earlier state: until the end this copy is not whole. What only has the length of its successor goes first,
+    # since without these sums nothing tells it from that.
+    was = _parsed(before)
+    for name in [name for name in kept if was.get(name, sums[name]) != sums[name]]:
+      stores.patiently(store.rm_file, f'{root}/{name}')
+      kept.remove(name)
+    stores.patiently(store.rm_file, f'{root}/{SUMS}')
   with tqdm(total=sum((folder / name).stat().st_size for name in sums), desc='publishing', unit='B', unit_scale=True,
             disable=not progress) as bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:  # fmt: skip
 
@@ -78,10 +84,9 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
   """Reads a published copy back and returns how many files it has; ValueError if one is not what SHA256SUMS says."""
   store, root = stores.open_store(url)
   try:
-    lines = store.cat_file(f'{root}/{SUMS}').decode().splitlines()
+    wanted = _parsed(store.cat_file(f'{root}/{SUMS}').decode())
   except FileNotFoundError:
     raise ValueError(f'{url} has no {SUMS}: the copy is not whole. Run the publishing command again.') from None
-  wanted = {name: digest for digest, _, name in (line.partition('  ') for line in lines)}
 
   def differs(name: str) -> str:
     try:
@@ -99,6 +104,11 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
       'publishing command again.'
     )
   return len(wanted)
+
+
+def _parsed(sums: str) -> dict[str, str]:
+  """Digest by file of the text of SHA256SUMS."""
+  return {name: digest for digest, _, name in (line.partition('  ') for line in sums.splitlines())}
 
 
 def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:

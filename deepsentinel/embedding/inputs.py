@@ -87,9 +87,9 @@ class SceneReader:
     self.inputs: dict[str, list[SceneInput]] = {}
     for item in inputs:
       self.inputs.setdefault(item.scene.sensor, []).append(item)
-    ids = [i.scene.id for i in inputs]
+    ids = [(i.scene.sensor, i.scene.id) for i in inputs]  # one place's images of both sensors often share a name
     if len(set(ids)) != len(ids):
-      raise ValueError(f'A scene is given twice: {", ".join(ids)}. Name each once.')
+      raise ValueError(f'A scene is given twice: {", ".join(i.scene.id for i in inputs)}. Name each once.')
     self.bands: dict[str, tuple[str, ...]] = {}
     for sensor, items in self.inputs.items():
       held = tuple(

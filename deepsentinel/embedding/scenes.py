@@ -49,7 +49,7 @@ def choose(
     ValueError: there is none.
   """
   outline = base.split_antimeridian(outline)
-  found = pairs.deduplicate(source.search(sensor, outline, start, end))
+  found = pairs.deduplicate(source.search(sensor, outline, start, end), parts=True)
   passes = _passes([s for s in found if _cloud(s) <= max_cloud])
   left, chosen = outline, list[Choice]()
   while passes and left.area > _LEAST * outline.area:

@@ -175,15 +175,16 @@ def average_precision(truth: np.ndarray, score: np.ndarray, weight: np.ndarray) 
 
 def micro_average_precision(truth: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
   """As `average_precision`, over all pairs of a row and a class as if they were one class: float64 [R]."""
-  return _one_precision(truth.ravel(), score.ravel(), np.repeat(weight, truth.shape[1], 1))
+  return _one_precision(truth.ravel(), score.ravel(), weight, truth.shape[1])
 
 
-def _one_precision(truth: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _one_precision(truth: np.ndarray, score: np.ndarray, weight: np.ndarray, values_a_row: int = 1) -> np.ndarray:
   order = np.argsort(-score, kind='stable')
   ends = np.flatnonzero(np.diff(score[order], append=np.nan) != 0)  # the last row of each score
+  rows = order // values_a_row
   values = np.empty(len(weight))
   for r, own in enumerate(weight):
-    drawn = own[order]
+    drawn = own[rows]  # of one weighting at a time: those of all rows and classes would not fit memory
     hits, called = np.cumsum(drawn * truth[order])[ends], np.cumsum(drawn)[ends]
     if not hits[-1]:
       values[r] = np.nan

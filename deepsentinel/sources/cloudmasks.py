@@ -48,6 +48,11 @@ def of_name(name: str) -> tuple[str, str]:
   return SCL if match[1].upper() == 'SCL' else OWN, name[: match.start()]
 
 
+def bands_folder(folder: pathlib.Path) -> pathlib.Path:
+  """Where a scene's bands lie: the folder, or in an ESA product the one above R10m, R20m and R60m."""
+  return folder.parent if _SAFE_FOLDER.fullmatch(folder.name) else folder
+
+
 def in_folder(folder: pathlib.Path, suffixes: Sequence[str]) -> dict[str, CloudMask]:
   """The masks in a folder of bands by the rest of their names; in an ESA product also those in R20m beside R10m.
 

@@ -172,12 +172,6 @@ class EarthEngine:
   def read(self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str]) -> base.Patch:
     """Pixels of `scene` on `grid`; ValueError where Earth Engine refuses them or sends others than asked for."""
     unit, bands = scene.metadata['unit'], tuple(bands)
-    size = grid.height_px * grid.width_px * len(bands) * (2 if scene.sensor == 'sentinel2' else 8)
-    if size > _MOST_BYTES:
-      raise ValueError(
-        f'{grid.height_px} x {grid.width_px} px of {len(bands)} bands are {size / 2**20:.0f} MB; Earth Engine answers '
-        'with 48 MB at most. Take smaller patches (--config.patch_px).'
-      )
     if scene.sensor == 'sentinel2':
       values = self._pixels(scene.metadata['asset'], grid, bands, None)
       if values.dtype != np.uint16:
@@ -190,6 +184,15 @@ class EarthEngine:
 
   def _pixels(self, asset: str, grid: base.PatchGrid, bands: Sequence[str], masked: float | None) -> np.ndarray:
     """[H, W, C] of an asset on a grid; masked pixels as `masked`, or 0 where that is None."""
+    height, width = grid.height_px, grid.width_px
+    if height * width * len(bands) * (2 if masked is None else 8) > _MOST_BYTES:
+      axis, half = (0, height // 2) if height >= width else (1, width // 2)
+      parts = (
+        (grid.window(0, 0, half, width), grid.window(half, 0, height - half, width))
+        if axis == 0
+        else (grid.window(0, 0, height, half), grid.window(0, half, height, width - half))
+      )
+      return np.concatenate([self._pixels(asset, part, bands, masked) for part in parts], axis)
     t = grid.transform
     request = {
       'fileFormat': 'NUMPY_NDARRAY', 'bandIds': list(bands),

@@ -7,7 +7,7 @@ import datetime
 import glob
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from deepsentinel import sensors
 from deepsentinel.sources import base, cloudmasks, raster, scenefiles, sidecar
 
 _SUFFIXES = ('.tif', '.tiff', '.jp2', '.vrt')
+_MASKS = 'MSK_'  # an ESA product's masks of a band, which end as the band's own file does
 _CATALOGUE_KEYS = (
   'id', 'sensor', 'time', 'files', 'bands', 'unit', 'quantity', 'level', 'nodata', 'orbit_pass', 'relative_orbit',
   'cloud_share', 'processing_baseline',
@@ -26,10 +27,11 @@ _CATALOGUE_KEYS = (
 class LocalScenes:
   """GeoTIFF or COG scenes in any CRS and resolution, resampled onto patch grids.
 
-  A scene is one multi-band file, or one file a band (`B02.tif`, `.._B8A.tif`, `.._VV.tif`) in a folder. What is not
-  stated here is read from the catalogue, from JSON beside the files (Earth Engine's, STAC's, BigEarthNet's), from
-  GDAL's tags or from an ESA product name in the path. Units are never guessed. A scene classification (`SCL.tif`,
-  `.._SCL_20m.jp2`) or `cloud_mask.tif` beside the bands, or a band so called, is the scene's cloud mask.
+  A scene is one multi-band file, one file a band (`B02.tif`, `.._B8A.tif`, `.._VV.tif`) in a folder, or an ESA product
+  (`S2B_MSIL2A_...SAFE`). What is not stated here is read from the catalogue, from JSON beside the files (Earth
+  Engine's, STAC's, BigEarthNet's), from the product's own metadata, from GDAL's tags or from an ESA product name in the
+  path. Units are never guessed. A scene classification (`SCL.tif`, `.._SCL_20m.jp2`) or `cloud_mask.tif` beside the
+  bands, or a band so called, is the scene's cloud mask.
 
   Args:
     path: a folder (searched downwards), a glob, one raster, or a catalogue: .json (list of objects) or .csv, with
@@ -70,63 +72,63 @@ class LocalScenes:
     self.spec = scenefiles.spec_of(self._scenes.values(), self._stated)
 
   def _from_files(self, files: list[pathlib.Path], explicit: bool) -> list[scenefiles.LocalScene]:
+    # (folder, beginning of the names, sensor) -> bands; each of its finest file, where a product has several.
     groups: dict[tuple[pathlib.Path, str, str], dict[str, raster.RasterBand]] = {}
-    whole = []
-    for file in files:
+    whole, banded = [], set()
+    for file in sorted(files, key=lambda f: sidecar.pixel_of_file(f.stem)):
       band, rest = sidecar.band_of_file(file.stem)
+      if file.stem.upper().startswith(_MASKS):
+        continue
       if band:
-        key = (file.parent, rest, sensors.BANDS[band].sensor)
-        groups.setdefault(key, {})[band] = raster.RasterBand(str(file))
+        banded.add(file.parent)
+        key = (cloudmasks.bands_folder(file.parent), rest, sensors.BANDS[band].sensor)
+        groups.setdefault(key, {}).setdefault(band, raster.RasterBand(str(file)))
       elif not (sidecar.names_a_band(file.stem) or cloudmasks.of_name(file.stem)[0]):
         whole.append(file)
-    scenes = [self._scene(folder, rest, sensor, bands) for (folder, rest, sensor), bands in groups.items()]
-    banded = {folder for folder, _, _ in groups}
     unnamed = []
-    for file in whole:
+    for file in sorted(whole):
       if file.parent in banded:
         continue  # an angle beside the bands
-      found = self._from_stack(file, alone=sum(f.parent == file.parent for f in whole) == 1)
-      scenes += found
-      if not found:
+      stacked = scenefiles.bands_of_stack(file, self._stated)
+      for band, place in stacked.items():
+        groups.setdefault((file.parent, file.stem, sensors.BANDS[band].sensor), {})[band] = place
+      if not stacked:
         unnamed.append(file)
-    if unnamed and (explicit or not scenes):
+    if unnamed and (explicit or not groups):
       raise ValueError(
         f'{unnamed[0]}: nothing says which bands it holds (no band descriptions). State s2_bands=[...] or '
         's1_bands=[...] in the order of the file, or list it in a catalogue with "bands".'
       )
-    if not scenes:
+    if not groups:
       raise ValueError(
         f'No rasters ({", ".join(_SUFFIXES)}) found at {self.path}. State a folder, a glob or a catalogue.'
       )
-    return scenes
-
-  def _from_stack(self, file: pathlib.Path, alone: bool) -> list[scenefiles.LocalScene]:
-    with raster.opened(str(file)) as dataset:
-      numbers = scenefiles.bands_of(dataset, ())
-      for stated in (self._stated.s2_bands, self._stated.s1_bands):
-        if stated and len(stated) == dataset.count and (not numbers or _of_sensor(numbers) == _of_sensor(stated)):
-          numbers = scenefiles.bands_of(dataset, stated)
-          break
-    by_sensor: dict[str, dict[str, raster.RasterBand]] = {}
-    for band, number in numbers.items():
-      by_sensor.setdefault(sensors.BANDS[band].sensor, {})[band] = raster.RasterBand(str(file), number)
-    prefix = '' if alone else file.stem
-    return [self._scene(file.parent, file.stem, sensor, bands, prefix) for sensor, bands in by_sensor.items()]
+    together: dict[pathlib.Path, set[tuple[str, str]]] = {}
+    for folder, name, sensor in groups:
+      together.setdefault(folder, set()).add((name, sensor))
+    return [self._scene(*key, bands, together[key[0]]) for key, bands in groups.items()]
 
   def _scene(
-    self, folder: pathlib.Path, rest: str, sensor: str, bands: Mapping[str, raster.RasterBand], prefix: str = ''
+    self,
+    folder: pathlib.Path,
+    name: str,
+    sensor: str,
+    bands: Mapping[str, raster.RasterBand],
+    together: Collection[tuple[str, str]],
   ) -> scenefiles.LocalScene:
-    """A scene from its files and the JSON files beside them whose names begin with `prefix`."""
-    facts = sidecar.Facts()
-    for file in sorted(folder.glob('*.json')):
-      if file.stem.startswith(prefix):
-        facts = facts.over(sidecar.from_json(file))
-    for name in (rest, folder.name):
-      facts = facts.over(sidecar.from_name(name))
+    """A scene of the rasters called `name` in a folder, which has those of `together`."""
+    facts = sidecar.beside(folder, name, sensor, together)
+    for part in (name, folder.name):
+      facts = facts.over(sidecar.from_name(part))
+    product = next((f for f in (folder, *folder.parents) if f.suffix.upper() == '.SAFE'), None)
+    if product:
+      for file in sorted(product.glob('MTD_MSI*.xml')):
+        facts = facts.over(sidecar.from_safe(file))
+      facts = facts.over(sidecar.from_name(product.name))
     if facts.sensor and facts.sensor != sensor:
       raise ValueError(f'{folder}: bands {", ".join(bands)} are of {sensor}, its metadata are of {facts.sensor}.')
-    scene_id = rest.strip('_-. ') or facts.id or folder.name
-    facts = dataclasses.replace(facts, sensor=sensor, id=scene_id)
+    scene_id = name.strip('_-. ') or facts.id or folder.name
+    facts = dataclasses.replace(facts, sensor=sensor, id=product.stem if product else scene_id)
     return scenefiles.make_scene(self._timed(facts), bands, self._stated)
 
   def _timed(self, facts: sidecar.Facts) -> sidecar.Facts:
@@ -314,10 +316,6 @@ class PatchStacks:
   def read(self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str]) -> base.Patch:
     """Pixels of `scene` on `grid`, in the unit of its file."""
     return scenefiles.read_scene(self._local(scene), grid, bands)
-
-
-def _of_sensor(bands: Iterable[str]) -> set[str]:
-  return {sensors.BANDS[band].sensor for band in bands if band}
 
 
 def _by_id(scenes: Sequence[scenefiles.LocalScene], path: str) -> dict[str, scenefiles.LocalScene]:

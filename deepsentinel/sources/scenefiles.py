@@ -110,6 +110,21 @@ def bands_of(dataset: rasterio.DatasetReader, stated: Sequence[str]) -> dict[str
   return numbers
 
 
+def bands_of_stack(file: pathlib.Path, stated: Stated) -> dict[str, raster.RasterBand]:
+  """The bands of a multi-band file, as stated for its sensor or as it describes them; {} if neither names one."""
+  with raster.opened(str(file)) as dataset:
+    numbers = bands_of(dataset, ())
+    for names in (stated.s2_bands, stated.s1_bands):
+      if names and len(names) == dataset.count and (not numbers or _sensors_of(numbers) == _sensors_of(names)):
+        numbers = bands_of(dataset, names)
+        break
+  return {band: raster.RasterBand(str(file), number) for band, number in numbers.items()}
+
+
+def _sensors_of(bands: Iterable[str]) -> set[str]:
+  return {sensors.BANDS[band].sensor for band in bands if band}
+
+
 def make_scene(
   facts: sidecar.Facts, bands: Mapping[str, raster.RasterBand], stated: Stated, nodata: float | None = None
 ) -> LocalScene:
@@ -124,8 +139,9 @@ def make_scene(
   path = next(iter(bands.values())).path
   where = f'Scene {facts.id} ({path})'
   with raster.opened(path) as dataset:
-    outline = raster.footprint(dataset.transform, dataset.width, dataset.height, raster.user_crs(dataset.crs))
     unit = stated.unit(facts) or unit_tag(dataset, facts.sensor)
+    tag = dataset.nodata if nodata is None else nodata
+    outline = raster.data_footprint(dataset, next(iter(bands.values())).number, unit, tag)
   short, known = {
     'sentinel2': ('s2', sensors.REFLECTANCE_UNITS),
     'sentinel1': ('s1', sensors.BACKSCATTER_UNITS),

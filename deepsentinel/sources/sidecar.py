@@ -9,8 +9,9 @@ import datetime
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+from xml.etree import ElementTree
 
 from deepsentinel import sensors
 
@@ -68,6 +69,12 @@ def band_of_file(stem: str) -> tuple[str, str]:
   if not match:
     return '', stem
   return canonical_band(match[1]), stem[: match.start()]
+
+
+def pixel_of_file(stem: str) -> int:
+  """Metres that a file's name states for its pixels ('.._B02_20m'), 0 where it states none."""
+  match = re.search(r'[_-](\d0)m$', stem, re.IGNORECASE)
+  return int(match[1]) if match else 0
 
 
 def names_a_band(stem: str) -> bool:
@@ -235,6 +242,66 @@ def from_bigearthnet(item: Mapping[str, Any]) -> Facts:
   time = parse_time(item['acquisition_date'], 'acquisition_date')
   # The tile's name is that of its L1C parent; the pixels are L2A.
   return Facts(sensor='sentinel2', time=time, unit='reflectance_x1e4', level='L2A').over(source)
+
+
+def from_safe(path: pathlib.Path) -> Facts:
+  """Facts of the metadata of an ESA product, MTD_MSIL2A.xml or MTD_MSIL1C.xml, which lie with its own pixels.
+
+  Raises:
+    ValueError: it cannot be read, or its numbers are not reflectance x 10,000 with an offset of 0 or +1000.
+  """
+  try:
+    root = ElementTree.parse(path).getroot()
+  except ElementTree.ParseError as e:
+    raise ValueError(f'{path} is no readable XML ({e}); fetch the product again.') from e
+  said: dict[str, list[str]] = {}
+  for element in root.iter():
+    said.setdefault(element.tag.rpartition('}')[2], []).append((element.text or '').strip())
+  offsets = {float(text) for text in said.get('BOA_ADD_OFFSET', []) + said.get('RADIO_ADD_OFFSET', [])} or {0.0}
+  scales = {float(text) for text in said.get('BOA_QUANTIFICATION_VALUE', []) + said.get('QUANTIFICATION_VALUE', [])}
+  units = {unit_of_scale(1e-4, offset / sensors.S2_SCALE) for offset in offsets}
+  if len(units) != 1 or '' in units or scales - {float(sensors.S2_SCALE)}:
+    raise ValueError(
+      f'{path} states offsets {sorted(offsets)} and scales {sorted(scales)}; -1000 or 0 and 10000 are known. State '
+      's2_unit=... and move the file away.'
+    )
+  metadata: dict[str, Any] = {}
+  if baseline := said.get('PROCESSING_BASELINE', [''])[0]:
+    metadata['processing_baseline'] = baseline
+  if cloud := said.get('Cloud_Coverage_Assessment', [''])[0]:
+    metadata['cloud_share'] = float(cloud) / 100
+  start = said.get('DATATAKE_SENSING_START') or said.get('PRODUCT_START_TIME')
+  return Facts(
+    sensor='sentinel2',
+    time=parse_time(start[0], str(path)) if start else None,
+    unit=units.pop(),
+    level=path.stem.removeprefix('MTD_MSI'),
+    orbit_pass=said.get('SENSING_ORBIT_DIRECTION', [''])[0].lower(),
+    relative_orbit=int(said.get('SENSING_ORBIT_NUMBER', ['-1'])[0]),
+    metadata=metadata,
+  )
+
+
+def beside(folder: pathlib.Path, name: str, sensor: str, others: Collection[tuple[str, str]]) -> Facts:
+  """Facts of the JSON files in a folder that belong to the rasters called `name` of a sensor.
+
+  Args:
+    folder: of the rasters.
+    name: what the names of these rasters begin with; '' where each is called as its band.
+    sensor: of these rasters.
+    others: (name, sensor) of all rasters in the folder, these among them. A file belongs to those whose name begins
+      its own, and to those of its sensor. One that names none belongs to the only ones it can.
+  """
+  facts = Facts()
+  for file in sorted(folder.glob('*.json')):
+    found = from_json(file)
+    longest = max((n for n, _ in others if file.stem.startswith(n)), key=len, default='')
+    fitting = {other for other in others if not longest or other[0] == longest}
+    if any(s == found.sensor for _, s in fitting):
+      fitting = {other for other in fitting if other[1] == found.sensor}
+    if (name, sensor) in fitting and (longest or len(fitting) == 1):
+      facts = facts.over(found)
+  return facts
 
 
 def from_json(path: pathlib.Path) -> Facts:

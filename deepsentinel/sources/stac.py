@@ -1,6 +1,7 @@
 """Scenes of a STAC API, of a static catalogue or of a file of items; pixels by range reads of their assets."""
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import importlib
@@ -187,6 +188,7 @@ class StacScenes:
     where = f'STAC item {item["id"]} of {self.url}'
     if facts.sensor not in ('', sensor):
       raise ValueError(f'{where} is of {facts.sensor}; {self._collections[sensor]!r} was given as of {sensor}.')
+    facts = dataclasses.replace(facts, sensor=sensor)  # whose platform an item may leave out
     unit = self._stated.unit(facts)
     if sensor == 'sentinel2' and self._product_unit:
       baseline = str(facts.metadata.get('processing_baseline', ''))

@@ -46,6 +46,18 @@ def test_a_corpus_is_published_whole_and_once(made, store):
   assert publish.verify(store, progress=False) == len(files)
 
 
+def test_a_changed_file_of_the_same_length_is_sent(made, store, tmp_path):
+  """Where a store says no MD5, its length alone would pass."""
+  folder = tmp_path / 'corpus'
+  shutil.copytree(made, folder)
+  publish.publish(folder, store, progress=False)
+  card = (folder / 'corpus.json').read_text()
+  assert '"name": "tiny"' in card
+  (folder / 'corpus.json').write_text(card.replace('"name": "tiny"', '"name": "ynit"'))
+  assert publish.publish(folder, store, progress=False) == 1
+  publish.verify(store, progress=False)
+
+
 def test_a_file_is_read_once_to_be_compared(made, store, monkeypatch):
   publish.publish(made, store, progress=False)
   read = []

@@ -194,6 +194,16 @@ def test_neighbouring_tiles_of_a_pass_are_one_mosaic_and_others_fill_it():
   assert choose(*cloudy, other, near=None) == [('other', 0.38), ('a', 0.5), ('b', 0.12)]
 
 
+def test_a_tile_that_came_as_two_products_is_both_of_them():
+  start, end = 'S2A_MSIL2A_20200601T101031_N0214_R022_T32TNT_', '20200601T101105'
+  older = f'S2A_MSIL2A_20200601T101031_N0212_R022_T32TNT_{end}'
+  west, east = (
+    (start + end, shapely.box(0, 0, 3, 1), 0, 0, 22),
+    (f'{start}20200601T140000', shapely.box(2.9, 0, 4, 1), 0, 0, 22),
+  )
+  assert choose(west, east, (older, shapely.box(0, 0, 3.02, 1), 0, 0, 22)) == [(west[0], 0.75), (east[0], 0.25)]
+
+
 def test_scenes_by_name():
   found = list(ArraySource(make_grid(64, 64)).scenes.values())
   assert [s.id for s in scenes.named(found, ['sentinel1_a', 'sentinel2_a'], '--s1_scene')] == [

@@ -149,9 +149,8 @@ def _noises(points: Points, lattices: Sequence[Lattice]) -> np.ndarray:
 
 
 def _noises_of_some(lon: np.ndarray, lat: np.ndarray, lattices: Sequence[Lattice]) -> np.ndarray:
-  scale, phase, spacing = (
-    np.array([values]).T for values in zip(*((l.rows_per_degree, l.phase, l.spacing_m) for l in lattices), strict=True)
-  )
+  facts = np.array([(lattice.rows_per_degree, lattice.phase, lattice.spacing_m) for lattice in lattices])
+  scale, phase, spacing = facts.T[..., None]  # [K, 1] each
   salt = np.array([lattice.salt for lattice in lattices], np.uint32)
   y = lat * scale + phase
   row = np.floor(y)
