@@ -1,7 +1,9 @@
 """The curriculum of an experiment: which records, which bands, and the two stages of training."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 from typing import Any
 
@@ -71,6 +73,7 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
   index, excluded = np.zeros(0, np.int64), 0
   regions: tuple[np.ndarray, ...] = ()
   if config['pretrain']['from_checkpoint']:
+    _require_pretrained(pathlib.Path(config['pretrain']['from_checkpoint']))
     source = checkpoint.load_trained(config['pretrain']['from_checkpoint'], 'pretrain')
   elif config['pretrain']['objective'] != 'none':
     unlabelled = records.RecordSet(_find(where, 'unlabelled', progress), 'train', where['read_threads'])
@@ -113,6 +116,19 @@ def open_data(config: dict[str, Any], progress: bool = True) -> Data:
     seen = [band for band in spec.bands if band in (shown or records_spec.bands)]
     stats.warn_if_far(statistics.band_statistics(labelled['train'], None, progress, seen))
   return Data(unlabelled, index, excluded, labelled, spec, subsets, stats, source, shown, folds, held, regions)
+
+
+def _require_pretrained(path: pathlib.Path) -> None:
+  """ValueError if a path is that of a run, or of its stage, that is still pretraining."""
+  for folder in (path, path.parent) if path.name == 'pretrain' else (path,):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+      stages = json.loads((folder / 'experiment.json').read_text())['stages']
+      if (folder / 'pretrain').is_dir() and stages.get('pretrain', {}).get('status') != 'finished':
+        raise ValueError(
+          f'config.pretrain.from_checkpoint: {folder} has not finished pretraining. Its own command goes on with it; '
+          '`python -m deepsentinel.export` makes of its last checkpoint what can be taken as it is.'
+        )
+      return
 
 
 def _source(config: dict[str, Any], stage: str, split, index: np.ndarray, regions=(), plans=None) -> resident.Source:

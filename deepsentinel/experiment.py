@@ -9,7 +9,10 @@ WORKDIR/samples.npz, report.html             predictions to look at, and the pag
 WORKDIR/scenes.npz                           in place of samples.npz where a patch has one label as a whole
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -52,8 +55,14 @@ def run(
   settings.check(plain)
   plain = settings.with_legend(plain)
   workdir = pathlib.Path(workdir).expanduser()
+  with contextlib.closing(Journal(workdir, plain)) as journal:
+    return _run(plain, workdir, journal, progress_bar, profile)
+
+
+def _run(
+  plain: dict[str, Any], workdir: pathlib.Path, journal: 'Journal', progress_bar: bool, profile: bool
+) -> pathlib.Path:
   report = workdir / 'report.html'
-  journal = Journal(workdir, plain)
   whole = all(_is_whole(workdir / name) for name, stage in journal['stages'].items() if stage['status'] == 'finished')
   if journal['status'] == 'finished' and report.exists() and whole:
     _say(f'{workdir} is finished: {report}')
@@ -63,7 +72,9 @@ def run(
     parts = plain[name].get('accumulate', 1)
     parallel.check_batch_size(plain[name]['batch_size'], key=f'{name}.batch_size', parts=parts)
   data = curriculum.open_data(plain, progress_bar and parallel.is_chief())
-  journal.update(_facts(plain, data))
+  facts = _facts(plain, data)
+  journal.require_same_data(facts)
+  journal.update(facts)
   if data.unlabelled is not None:
     stage, realised = curriculum.pretraining(plain, data, workdir)
     journal.update({'neighbours': realised} if realised else {})
@@ -88,12 +99,17 @@ def _say(text: str) -> None:
 
 
 class Journal:
-  """experiment.json and config.json of a directory; the first `update` makes them, so a wrong call leaves nothing."""
+  """experiment.json and config.json of a directory; the first `update` makes them, so a wrong call leaves nothing.
+
+  Until it is closed the directory is its own: two processes that train in one would lose each other's work.
+  """
 
   def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
     """Opens or begins the experiment; ValueError if the directory holds one with another configuration."""
     self._path, self._config_path = workdir / 'experiment.json', workdir / 'config.json'
     self._config = config
+    self._lock: int | None = None
+    self._hold()
     if self._config_path.exists():
       _require_same_config(_read_json(self._config_path), config, workdir)
     self._content: dict[str, Any] = {'name': config['name'], 'status': 'running', 'stages': {}}
@@ -103,11 +119,47 @@ class Journal:
   def __getitem__(self, key: str) -> Any:
     return self._content[key]
 
+  def _hold(self) -> None:
+    workdir = self._path.parent
+    if self._lock is not None or not parallel.is_chief() or not workdir.is_dir():
+      return
+    self._lock = os.open(workdir, os.O_RDONLY)
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it with the process
+    except BlockingIOError:
+      self.close()
+      raise ValueError(f'Another process is training in {workdir}. Wait for it, or choose another --workdir.') from None
+    except OSError as error:  # a file system without locks
+      logging.debug('%s cannot be locked: %s', workdir, error)
+
+  def close(self) -> None:
+    """Gives the directory free."""
+    if self._lock is not None:
+      os.close(self._lock)
+      self._lock = None
+
+  def require_same_data(self, facts: dict[str, Any]) -> None:
+    """ValueError if a stage was begun with other records, or with another encoder, than are there now."""
+    was, now = self._content.get('data', {}), facts['data']
+    for split in (name for name in was if name in now):
+      if was[split].get('sha256', now[split]['sha256']) != now[split]['sha256']:
+        raise ValueError(
+          f'The {split} records in {now[split]["directory"]} are not those that {self._path.parent} was begun with: '
+          f'{now[split]["patches"]} patches, it had {was[split]["patches"]} in {was[split]["directory"]}. Choose '
+          'another --workdir for them, or give the records it was begun with to go on.'
+        )
+    if (encoder := self._content.get('pretrained_from')) and encoder != facts['pretrained_from']:
+      raise ValueError(
+        f'{self._path.parent} was begun with the encoder of step {encoder["step"]} (SHA-256 '
+        f'{encoder["sha256"][:12]}...), and its pretrain.from_checkpoint holds another now. Choose another --workdir.'
+      )
+
   def update(self, facts: dict[str, Any]) -> None:
     self._content.update(facts)
     if parallel.is_chief():
       if not self._config_path.exists():
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._hold()
         provenance.write_json(self._config_path, self._config)
       provenance.write_json(self._path, self._content)
 
@@ -152,7 +204,7 @@ def _require_same_config(there: dict[str, Any], here: dict[str, Any], workdir: p
 def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
   """What experiment.json says before the first step."""
   about: dict[str, Any] = {
-    split: {'directory': str(r.directory), 'name': r.card['name'], 'patches': len(r)}
+    split: {'directory': str(r.directory), 'name': r.card['name'], 'patches': len(r), 'sha256': r.fingerprint}
     for split, r in data.labelled.items()
   }
   if len(data.folds) == 1:
@@ -161,6 +213,7 @@ def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
   if data.unlabelled is not None:
     about['pretrain'] = {
       'directory': str(data.unlabelled.directory), 'name': data.unlabelled.card['name'], 'patches': len(data.index),
+      'sha256': data.unlabelled.fingerprint,
       'excluded_near_heldout': data.excluded, 'exclude_km': config['pretrain']['exclude_km'],
     }  # fmt: skip
   source = data.source
@@ -270,10 +323,10 @@ def score_test_scenes(
   config: dict[str, Any], data: curriculum.Data, workdir: pathlib.Path, *, progress_bar: bool = True
 ) -> None:
   """As `score_test_split`, for a target of one label a patch: test.json, test_patches.npz, scenes.npz."""
+  began = time.monotonic()
+  trained = checkpoint.load_trained(workdir, 'finetune')  # which all processes do together
   if not parallel.is_chief():
     return
-  began = time.monotonic()
-  trained = checkpoint.load_trained(workdir, 'finetune')
   split, target = data.labelled['test'], curriculum.target_of(config)
   label = target.lookup[split.table[target.field]]
   prepare = curriculum.prepare_inputs(config, data, split.spec, 'finetune')

@@ -45,7 +45,8 @@ def choose_best(
     return None
   best = max(scores, key=lambda value: scores[value])
   pretrained = runs[best] if not key.startswith('finetune.') else next(iter(runs.values()))
-  return grid.Choice((f'{key}={best}',), pretrained.workdir if grid.pretrains(file, size, settings) else '')
+  setting = f'{key}={best}'
+  return grid.Choice((setting,), pretrained.workdir if grid.pretrains(file, size, [*settings, setting]) else '')
 
 
 def validation_score(run: grid.Run) -> float:

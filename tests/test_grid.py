@@ -67,6 +67,18 @@ def test_wrong_input_is_named(change, message):
     plan(**change)
 
 
+def test_no_pretraining_that_is_chosen_takes_no_encoder(tmp_path):
+  tried = choices.candidates([T2V], 'small', '0', '1', str(tmp_path), [], 'pretrain.objective=none,tile2vec')[T2V]
+  for value, run in tried.items():
+    best = {'weighted_iou': 0.7 if value == 'none' else 0.6, 'loss': 1.0}
+    workdir = pathlib.Path(run.workdir)
+    workdir.mkdir(parents=True)
+    journal = {'status': 'finished', 'stages': {'finetune': {'best': best}}}
+    (workdir / 'experiment.json').write_text(json.dumps(journal))
+  choice = choices.choose_best(T2V, 'small', [], 'pretrain.objective', tried)
+  assert choice == grid.Choice(('pretrain.objective=none',), '')
+
+
 def test_candidates_share_what_they_can_and_leave_the_test_split_unread():
   tried = choices.candidates([NONE, T2V], 'small', '4', '1', 'OUT/choice', [], 'finetune.learning_rate=5e-4,1e-3')
   runs = list(tried[T2V].values())

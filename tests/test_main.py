@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import random
+import shutil
 
 import jax
 import numpy as np
@@ -167,6 +168,57 @@ def _leaves(config, prefix=''):
       yield from _leaves(value, f'{prefix}{key}.')
     else:
       yield f'{prefix}{key}', value
+
+
+def _copy(whole, to, **journal):
+  """A copy of a run whose journal says something else."""
+  shutil.copytree(whole, to)
+  content = json.loads((to / 'experiment.json').read_text())
+  (to / 'experiment.json').write_text(json.dumps({**content, **journal}))
+  return to
+
+
+def test_an_unfinished_pretraining_is_no_encoder(flags, whole, tmp_path):
+  killed = _copy(whole, tmp_path / 'killed', stages={})
+  for place in (killed, killed / 'pretrain'):
+    config = _config(flags, **{'pretrain.from_checkpoint': str(place)}).to_dict()
+    with pytest.raises(ValueError, match=rf'{killed} has not finished pretraining. Its own command goes on with it'):
+      curriculum.open_data(config, progress=False)
+
+
+def test_a_run_goes_on_with_the_records_it_was_begun_with(flags, whole, tmp_path):
+  data = json.loads((whole / 'experiment.json').read_text())['data']
+  data['train']['sha256'] = '0' * 64
+  begun = _copy(whole, tmp_path / 'begun', status='running', data=data)
+  with pytest.raises(ValueError, match=rf'The train records in .* are not those that {begun} was begun with'):
+    experiment.run(_config(flags), begun, progress_bar=False)
+  assert json.loads((begun / 'experiment.json').read_text())['data'] == data
+
+
+def test_a_directory_is_of_one_process_at_a_time(flags, whole, tmp_path):
+  begun = _copy(whole, tmp_path / 'begun', status='running')
+  holder = experiment.Journal(begun, json.loads((begun / 'config.json').read_text()))
+  done = commands.run('deepsentinel.main', *flags, f'--workdir={begun}')
+  assert f'Another process is training in {begun}. Wait for it' in done.error
+  holder.close()
+  assert commands.run('deepsentinel.main', *flags, f'--workdir={begun}').code == 0
+
+
+@pytest.mark.parametrize(
+  ('section', 'stage', 'mend'),
+  [
+    ({'objective': 'none'}, 'pretrain', 'is one without pretraining: name one that pretrained'),
+    ({'from_checkpoint': 'runs/a'}, 'pretrain', 'took its encoder from runs/a: name that one'),
+    ({'objective': 'tile2vec'}, 'pretrain', 'has not come so far: the command that began it goes on'),
+    ({'objective': 'tile2vec'}, 'finetune', 'a cross-validation: name one of its folds, such as .*fold_0/finetune'),
+  ],
+)
+def test_a_run_without_the_stage_says_why(section, stage, mend, tmp_path):
+  (tmp_path / 'config.json').write_text(json.dumps({'pretrain': section}))
+  if stage == 'finetune':
+    (tmp_path / 'fold_0' / 'finetune').mkdir(parents=True)
+  with pytest.raises(ValueError, match=f'No {stage} checkpoint .* That run .*{mend}'):
+    checkpoint.load_trained(tmp_path, stage)
 
 
 def test_encoder_of_another_run(flags, whole, tmp_path):

@@ -1,11 +1,14 @@
 """Coal mines from records to report: an encoder of all bands trained with band dropout, then five bands, one answer."""
 
+import csv
 import dataclasses
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from configs import common, mines_resnet18
@@ -127,6 +130,29 @@ def test_the_report_shows_the_scores_and_the_patches(run, tmp_path):
   (tmp_path / 'cut').mkdir()
   (tmp_path / 'cut' / 'test.json').write_text(json.dumps(broken))
   assert runs.read_run(tmp_path / 'cut').problem == "its test.json lacks roc_auc of 'model'"
+
+
+def test_several_seeds_are_a_mean_and_not_the_best_of_them(run, tmp_path):
+  areas = (0.75, 0.54, 0.66, 0.69)
+  for seed, area in enumerate(areas):
+    shutil.copytree(run, tmp_path / f'seed{seed}')
+    for file, change in (
+      ('config.json', lambda content, seed=seed: content.update(seed=seed)),
+      ('test.json', lambda content, area=area: content['methods']['model'].update(roc_auc=area)),
+    ):
+      content = json.loads((tmp_path / f'seed{seed}' / file).read_text())
+      change(content)
+      (tmp_path / f'seed{seed}' / file).write_text(json.dumps(content))
+  page = html.write_report([tmp_path / f'seed{seed}' for seed in range(4)], tmp_path / 'report.html').read_text()
+  half = stats.t.ppf(0.975, 3) * np.std(areas, ddof=1) / 2
+  page = page.replace('\u00a0', ' ')
+  assert f'ROC-AUC 0.66 ± {half:.2f} on' in page
+  assert 'mean of 4 seeds' in page
+  assert 'One seed' not in page
+  with (tmp_path / 'report.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [float(row['roc_auc']) for row in rows] == list(areas)
+  assert [row['seed'] for row in rows] == ['0', '1', '2', '3']
 
 
 def test_an_encoder_without_band_dropout_needs_all_its_bands(fusion, monkeypatch):

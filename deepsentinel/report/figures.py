@@ -169,13 +169,14 @@ def _within(values: Sequence[float] | np.ndarray, spread: Sequence[float], lowes
 
 
 @styled
-def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
+def confusion(classes: Sequence[str], matrix: np.ndarray, title: str, reference: str) -> bytes:
   """Heat map of a confusion matrix, each row (reference class) in per cent of its pixels.
 
   Args:
     classes: K names.
     matrix: int [K, K], rows = reference.
     title: of the picture.
+    reference: what the rows are of.
   """
   small = len(classes) > 12
   figure, axis = canvas(*((7.2, 6.8) if small else (4.4, 4.0)))
@@ -193,7 +194,7 @@ def confusion(classes: Sequence[str], matrix: np.ndarray, title: str) -> bytes:
   axis.set_yticks(range(0, len(classes), step), names[::step])
   axis.tick_params(length=0, labelsize=6 if small else 9)
   axis.set_xlabel('predicted')
-  axis.set_ylabel('CORINE')
+  axis.set_ylabel(short(reference, 44))
   for spine in axis.spines.values():
     spine.set_visible(False)
   if not small:

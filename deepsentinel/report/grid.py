@@ -3,9 +3,10 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from deepsentinel.report import architecture, methods
+from deepsentinel.report import architecture, methods, scenes
 from deepsentinel.report.methods import METRICS, Estimate, Grid, Slice
 from deepsentinel.report.runs import OBJECTIVES, Run
 
@@ -165,13 +166,26 @@ def as_csv(runs: Sequence[Run]) -> str:
   tested = [run for run in runs if run.test]
   classes = list(dict.fromkeys(name for run in tested for name in run.test['classes']))
   about = ['run', 'pretraining', 'encoder', 'width', 'seed', 'label_fraction', 'target', 'synthetic', 'test_patches']
-  writer.writerow([*about, *METRICS, *(f'iou_{name}' for name in classes)])
+  labelling = [run for run in runs if run.scenes]  # patches as a whole
+  of_scenes = list(scenes.COLUMNS) if labelling else []
+  writer.writerow([*about, *METRICS, *(f'iou_{name}' for name in classes), *of_scenes])
+  for run in labelling:
+    scores = run.scenes['methods']['model']
+    writer.writerow(
+      [*_about(run, run.scenes), *[''] * (len(METRICS) + len(classes)), *(scores[key] for key in of_scenes)]
+    )
   for run in tested:
     model = run.test['methods']['model']
     iou = dict(zip(run.test['classes'], model['iou'], strict=True))
     writer.writerow(
-      [run.path, run.objective, run.config.get('encoder.name', ''), run.config.get('encoder.width', ''),
-       run.config.get('seed', ''), run.label_fraction, run.test['target'], run.synthetic,
-       run.test.get('test_patches', ''), *(model[metric] for metric in METRICS), *(iou.get(name) for name in classes)]
+      [*_about(run, run.test), *(model[metric] for metric in METRICS), *(iou.get(name) for name in classes),
+       *[''] * len(of_scenes)]
     )  # fmt: skip
   return out.getvalue()
+
+
+def _about(run: Run, test: Mapping[str, Any]) -> list[Any]:
+  return [
+    run.path, run.objective, run.config.get('encoder.name', ''), run.config.get('encoder.width', ''),
+    run.config.get('seed', ''), run.label_fraction, test['target'], run.synthetic, test.get('test_patches', ''),
+  ]  # fmt: skip

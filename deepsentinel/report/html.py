@@ -135,7 +135,7 @@ def _content(
     'unfinished': unfinished,
     'notes': [f'{run.name}: {note}' for run in runs for note in run.notes] + list(gridded.left_out),
     'nodata_share': facts.nodata_share(runs),
-    'confusion_charts': _confusion_charts(comparison),
+    'confusion_charts': _confusion_charts(comparison, target.title),
     'seen': set[int]().union(*(sample.classes for sample in parts['samples'])),
     'most_columns': MOST_COLUMNS,
     'corpora': corpora,
@@ -238,14 +238,14 @@ def _class_charts(comparison: tables.Comparison, colours: dict[str, str]) -> lis
   return [pictures.chart(png, 'Bar chart of the IoU of each class, per method')]
 
 
-def _confusion_charts(comparison: tables.Comparison) -> list[Picture]:
+def _confusion_charts(comparison: tables.Comparison, reference: str) -> list[Picture]:
   made = []
   for m in comparison.methods:
     if m.label == tables.BASELINES['majority']:
       continue  # one full column: nothing to see
     drawn = _drawn_classes(comparison)
     matrix = np.array(m.scores['confusion'])[np.ix_(drawn, drawn)]
-    png = figures.confusion([comparison.classes[k] for k in drawn], matrix, m.label)
+    png = figures.confusion([comparison.classes[k] for k in drawn], matrix, m.label, reference)
     made.append(pictures.chart(png, f'Confusion matrix of {m.label}, rows in per cent'))
   return made
 

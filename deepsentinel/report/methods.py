@@ -14,6 +14,7 @@ import numpy as np
 
 from deepsentinel import legend
 from deepsentinel.evaluation import intervals
+from deepsentinel.report import tables
 from deepsentinel.report.runs import ENCODERS, OBJECTIVES, Run
 
 METRICS = {
@@ -210,8 +211,9 @@ def collect(runs: Sequence[Run]) -> Grid:
   """The tested runs as a grid.
 
   Configs that share an objective and encoder are methods of their own: the one named OBJECTIVE_ENCODER goes by its
-  objective, a variant by its name. Of runs on one target, those scored on other pixels than most are left out, and so
-  is a second run of one method and seed: a mean over both would count neither rightly.
+  objective, a variant by its name. Of runs on one target, those scored on other pixels than most are left out, and of
+  one method those of other settings than most, and a second run of one seed: a mean over both would count neither
+  rightly.
   """
   tested = [run for run in runs if run.test and run.objective and _model(run)['weighted_iou'] is not None]
   references: dict[str, collections.Counter] = {}
@@ -222,7 +224,7 @@ def collect(runs: Sequence[Run]) -> Grid:
   for run in runs:
     if run.objective:
       names.setdefault(_family(run), set()).add(str(run.config.get('name', '')))
-  found: dict[Key, dict[int, Run]] = {}
+  by_method: dict[Key, list[Run]] = {}
   left_out = [f'{run.name} does not say how it was pretrained, and is in no mean' for run in runs
               if run.test and not run.objective]  # fmt: skip
   for run in tested:
@@ -230,16 +232,35 @@ def collect(runs: Sequence[Run]) -> Grid:
     key, name = _key(run), str(run.config.get('name', ''))
     if name and name != min(names[_family(run)], key=lambda n: (not n.endswith(key.encoder), n)):
       key = key._replace(objective=name)  # a variant
-    seed = int(run.config.get('seed', 0))
     if _reference(run) != references[target].most_common(1)[0][0]:
       left_out.append(f'{run.name} was tested on other pixels than most runs on {target}, and is in no mean')
-    elif seed in found.setdefault(key, {}):
-      left_out.append(f'{run.name} is of the same method and seed as {found[key][seed].name}, and is in no mean')
     else:
-      found[key][seed] = run
+      by_method.setdefault(key, []).append(run)
+  found: dict[Key, dict[int, Run]] = {}
+  for key, alike in by_method.items():
+    usual = max(alike, key=lambda run, alike=alike: sum(not _unlike(run, other) for other in alike))  # type: ignore[misc]
+    for run in alike:
+      seed = int(run.config.get('seed', 0))
+      if unlike := _unlike(run, usual):
+        values = ', '.join(f'{name} {run.config[name]!r}, not {usual.config[name]!r}' for name in unlike[:3])
+        left_out.append(f'{run.name} has other settings than {usual.name} ({values}), and is in no mean')
+      elif seed in found.setdefault(key, {}):
+        left_out.append(f'{run.name} is of the same method and seed as {found[key][seed].name}, and is in no mean')
+      else:
+        found[key][seed] = run
   kept = {key: dict(sorted(seeds.items())) for key, seeds in found.items() if seeds}
   resampled = {str(run.path): _resample(run) for seeds in kept.values() for run in seeds.values()}
   return Grid(kept, tuple(left_out), resampled)
+
+
+def _unlike(run: Run, other: Run) -> list[str]:
+  """Settings in which two runs of one method differ, as its seeds may not; a version may lack one that another has."""
+  free = (
+    'data.unlabelled', 'data.labelled', 'data.data_dir', 'pretrain.from_checkpoint', 'pretrain.probe',
+    'finetune.legend', *tables.BOOKKEEPING,
+  )  # fmt: skip
+  both = sorted({*run.config} & {*other.config})
+  return [key for key in both if run.config[key] != other.config[key] and not key.startswith(free)]
 
 
 def _family(run: Run) -> tuple[str, str, str]:

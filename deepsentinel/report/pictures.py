@@ -56,10 +56,13 @@ def samples(rows: Sequence[tuple[str, Sequence[tuple[str, Run]]]], target: legen
 
   Args:
     rows: (name, (label, run) of each picture in it). One row without a name goes beside the sensors, others below.
-    target: what the runs predict.
+    target: what is shown; runs that predict something else are left out.
     most: patches.
   """
-  found = [(name, [(label, data) for label, run in row if run.test and (data := run.samples())]) for name, row in rows]
+  found = [
+    (name, [(label, data) for label, run in row if _predicts(run, target) and (data := run.samples())])
+    for name, row in rows
+  ]
   found = [(name, row) for name, row in found if row]
   if not found:
     return []
@@ -85,6 +88,11 @@ def samples(rows: Sequence[tuple[str, Sequence[tuple[str, Run]]]], target: legen
         lines[0] = ('', (*lines[0][1], *guesses))
     panel.append(Sample(name, tuple(lines), frozenset(seen)))
   return panel
+
+
+def _predicts(run: Run, target: legend.Target) -> bool:
+  """Whether a run's predictions are classes of a target."""
+  return bool(run.test) and (run.test['target'], tuple(run.test['classes'])) == (target.name, tuple(target.classes))
 
 
 def _guess(prediction: np.ndarray, label: np.ndarray, who: str, alt: str, target: legend.Target) -> Picture:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepsentinel import composites, legend
-from deepsentinel.report import tables
+from deepsentinel.report import methods, tables
 from deepsentinel.report.runs import Run
 
 COLUMNS = {
@@ -68,7 +68,12 @@ def describe(
     return None
   first = tested[0][0].scenes
   target, model = legend.target(first['target']), first['methods']['model']
-  rows = [
+  groups = _by_method(tested)
+  rows = []
+  for label, seeds in groups.items():
+    if len(seeds) > 1:
+      rows.append(Row(label, f'mean of {len(seeds)} seeds, ± 95 % of a t-interval over them', _means(seeds)))
+  rows += [
     Row(label, ' · '.join(filter(None, (run.encoder, run.name))), _texts(run.scenes['methods']['model']))
     for run, label in tested
   ]
@@ -83,7 +88,7 @@ def describe(
   counts = f'{model["positives"]} {target.classes[1]}s and {model["background"]} patches of {target.classes[0]}'
   panels = [panel for run, label in tested for panel in _panels(run, label, len(tested) > 1, target, picture)]
   return Scenes(
-    target.title, _verdict(target, tested, counts), counts, tuple(COLUMNS.values()), tuple(rows), tuple(panels)
+    target.title, _verdict(target, groups, counts), counts, tuple(COLUMNS.values()), tuple(rows), tuple(panels)
   )
 
 
@@ -99,22 +104,73 @@ def _texts(scores: dict[str, Any]) -> tuple[str, ...]:
   return tuple((_percent if 'at 0.5' in title else _number)(scores[key]) for key, title in COLUMNS.items())
 
 
-def _verdict(target: legend.Target, tested: Sequence[tuple[Run, str]], counts: str) -> tables.Verdict:
-  """The best run in words, what it does not beat, and what its numbers do not prove."""
-  run, label = max(tested, key=lambda pair: pair[0].scenes['methods']['model']['roc_auc'] or 0)
-  scores = run.scenes['methods']['model']
+def _by_method(tested: Sequence[tuple[Run, str]]) -> dict[str, list[Run]]:
+  """Runs of one config, which differ in their seeds, by what they are called."""
+  groups: dict[tuple, list[tuple[Run, str]]] = {}
+  for run, label in tested:
+    config = (run.objective, run.config.get('encoder.name'), run.config.get('name'), run.label_fraction)
+    groups.setdefault(config, []).append((run, label))
+  names = {}
+  for (objective, _, name, _), own in groups.items():
+    short = ', '.join(filter(None, (methods.objective_name(objective), own[0][0].encoder)))
+    label = own[0][1] if len(own) == 1 else short if short not in names else f'{short} ({name})'
+    names[label] = [run for run, _ in own]
+  return names
+
+
+def _over_seeds(runs: Sequence[Run], read: Callable[[Run], float | None]) -> methods.Estimate | None:
+  values = [value for run in runs if (value := read(run)) is not None]
+  return methods.estimate(values) if values else None
+
+
+def _means(runs: Sequence[Run]) -> tuple[str, ...]:
+  found = []
+  for key, title in COLUMNS.items():
+    mean = _over_seeds(runs, lambda run, key=key: run.scenes['methods']['model'][key])  # type: ignore[misc]
+    found.append(_MISSING if mean is None else _estimate(mean, per_cent='at 0.5' in title))
+  return tuple(found)
+
+
+def _estimate(mean: methods.Estimate, per_cent: bool = False) -> str:
+  if per_cent:
+    return mean.text()
+  return _number(mean.mean) + ('' if mean.half_width is None else f' ± {mean.half_width:.2f}')
+
+
+def _verdict(target: legend.Target, groups: dict[str, list[Run]], counts: str) -> tables.Verdict:
+  """The best method in words, what it does not beat, and what its numbers do not prove."""
+
+  def roc_auc(run: Run, of: str = 'model') -> float | None:
+    return run.scenes['methods'].get(of, {}).get('roc_auc')
+
+  def mean(runs: Sequence[Run]) -> float:
+    found = _over_seeds(runs, roc_auc)
+    return found.mean if found else 0.0
+
+  label = max(groups, key=lambda name: mean(groups[name]))
+  runs = groups[label]
+  precision, recall = _means(runs)[:2]
+  found = _over_seeds(runs, roc_auc)
+  who = label if len(runs) == 1 else f'{label}, mean of {len(runs)} seeds'
   headline = (
-    f'{target.title}: {_percent(scores["recall"])} % are found, and {_percent(scores["precision"])} % of those called '
-    f'one are one ({label}); ROC-AUC {_number(scores["roc_auc"])} on {counts}.'
+    f'{target.title}: {recall} % are found, and {precision} % of those called one are one ({who}); ROC-AUC '
+    f'{_estimate(found) if found else _MISSING} on {counts}.'
   )
   sentences = []
-  baseline = run.scenes['methods'].get('band_statistics', {}).get('roc_auc')
-  if baseline is not None and scores['roc_auc'] is not None:
-    verb = 'beats' if scores['roc_auc'] - baseline >= tables.TIE else 'does not beat'
-    sentences.append(f'It {verb} logistic regression on band statistics (ROC-AUC {_number(baseline)}).')
-  if seen := run.scenes.get('also_trained_on', 0):
+  pairs = [(roc_auc(run), roc_auc(run, 'band_statistics')) for run in runs]
+  gains = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+  if gains:
+    gain = methods.estimate(gains)
+    beats = gain.mean >= tables.TIE and (gain.half_width is None or gain.decided)
+    baseline = np.mean([theirs for _, theirs in pairs if theirs is not None])
+    sentences.append(
+      f'It {"beats" if beats else "does not beat"} logistic regression on band statistics (ROC-AUC '
+      f'{_number(float(baseline))}{"" if gain.half_width is None else "; difference " + _estimate(gain)}).'
+    )
+  if seen := max(run.scenes.get('also_trained_on', 0) for run in runs):
     sentences.append(f'{seen} test patches stood in the training split too: the score shows only that the chain runs.')
-  sentences.append('One seed and few patches, so no claim of significance.')
+  one = 'One seed and few patches, so no claim of significance.'
+  sentences.append(one if len(runs) == 1 else 'Few patches: the interval is over seeds, not over places.')
   return tables.Verdict(headline, tuple(sentences))
 
 

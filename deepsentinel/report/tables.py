@@ -11,7 +11,7 @@ from deepsentinel.report.runs import Run
 BASELINES = {'majority': 'majority class', 'random_forest': 'per-pixel random forest'}
 TIE = 0.001  # of IoU: closer than 0.1 percentage points is called a tie
 # Settings that say nothing about what is compared.
-_BOOKKEEPING = (
+BOOKKEEPING = (
   'name', 'seed', 'log_every_steps', 'checkpoint.', 'evaluation.', 'data.download', 'data.read_threads',
   'data.resident',
 )  # fmt: skip
@@ -172,7 +172,7 @@ def budget_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
   return [
     key
     for key in sorted({*a, *b})
-    if a.get(key) != b.get(key) and not key.startswith(('pretrain.', 'data.unlabelled', *_BOOKKEEPING))
+    if a.get(key) != b.get(key) and not key.startswith(('pretrain.', 'data.unlabelled', *BOOKKEEPING))
   ]
 
 

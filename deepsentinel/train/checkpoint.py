@@ -9,8 +9,11 @@ progress find one that was damaged later.
 import copy
 import dataclasses
 import errno
+import json
 import logging
+import os
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -27,6 +30,9 @@ log = logging.getLogger(__name__)
 
 # What a damaged checkpoint raises depends on which of its files is damaged, and on Orbax, TensorStore and JSON.
 DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError, AttributeError, IndexError)
+
+# What the system says of files that are gone or of another kind; anything else it says is about the disk.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 DAMAGED = 'damaged'
 _MEND = 'Run the command that trained it again: it goes back to the last whole checkpoint and trains on from there.'
@@ -112,8 +118,7 @@ class Checkpoints:
         if best != step:
           self._read(best)
       except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-          raise
+        _raise_if_unreadable(error, pathlib.Path(self._manager.directory))
         log.warning('Checkpoint %d of %s is damaged (%s); going back.', step, self._manager.directory, short(error))
         self._set_aside(step)
         continue
@@ -170,6 +175,16 @@ class Checkpoints:
   def close(self) -> None:
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _raise_if_unreadable(error: Exception, folder: pathlib.Path) -> None:
+  """OSError if an error is the system's refusal to read, which TensorStore hides in a ValueError."""
+  if isinstance(error, OSError) and error.errno not in (None, *_GONE):
+    raise error
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  if code and int(code[1]) not in _GONE:
+    number = int(code[1])
+    raise OSError(number, f'{os.strerror(number)} (its checkpoints were left as they are)', str(folder)) from error
 
 
 def _numbered(tree: Any) -> dict[str, np.ndarray]:
@@ -234,10 +249,21 @@ def _stage_directory(path: pathlib.Path, stage: str | None) -> pathlib.Path:
     if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
       return candidate
   kind = f'{stage} checkpoint' if stage else 'checkpoint'
-  raise ValueError(
-    f'No {kind} in {path} (looked in {", ".join(str(c / "checkpoints") for c in candidates)}). '
-    f'`python -m deepsentinel.main --config=configs/quickstart.py --workdir={path}` trains one.'
-  )
+  mend = f'`python -m deepsentinel.main --config=configs/quickstart.py --workdir={path}` trains one.'
+  if (path / 'config.json').exists():
+    mend = 'That run has not come so far: the command that began it goes on.'
+    section = json.loads((path / 'config.json').read_text()).get('pretrain', {})
+    if section.get('from_checkpoint'):
+      mend = (
+        f'That run took its encoder from {section["from_checkpoint"]}: name that one.' if stage == 'pretrain' else mend
+      )
+    elif section.get('objective') == 'none' and stage == 'pretrain':
+      mend = 'That run is one without pretraining: name one that pretrained.'
+    if folds := sorted(path.glob('fold_*/finetune')):
+      mend = (
+        f'That run is a cross-validation: name one of its folds, such as {folds[0]}.' if stage != 'pretrain' else mend
+      )
+  raise ValueError(f'No {kind} in {path} (looked in {", ".join(str(c / "checkpoints") for c in candidates)}). {mend}')
 
 
 def load_trained(path: str | pathlib.Path, stage: str | None = None) -> trained.Trained:
@@ -250,6 +276,7 @@ def load_trained(path: str | pathlib.Path, stage: str | None = None) -> trained.
   Raises:
     ValueError: no checkpoint there (names the command that trains one), a damaged one, one that is not what was
       exported or pinned, or one whose arrays are not those of its configuration (lists the keys of both).
+    OSError: the disk cannot be read, which says nothing about the checkpoint.
   """
   name, pin = exported.split_pin(path)
   here = exported.local_folder(name, pin)
@@ -270,6 +297,7 @@ def load_trained(path: str | pathlib.Path, stage: str | None = None) -> trained.
       variables = {'batch_stats': {}, **jax.tree.map(np.asarray, restored['variables'])}
       damaged = digest(variables['params']) != restored['progress']['sha256']
     except DAMAGE as error:
+      _raise_if_unreadable(error, folder)
       raise ValueError(
         f'A checkpoint in {folder} is damaged ({type(error).__name__}: {str(error).partition(":")[0][:80]}). {_MEND}'
       ) from error

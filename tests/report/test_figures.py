@@ -53,7 +53,7 @@ def test_lines_over_fractions_are_drawn_in_each_method_s_colour(fractions):
 def test_confusion_with_empty_rows(classes):
   matrix = np.zeros((classes, classes), int)
   matrix[0, 0] = 7
-  assert _pixels(figures.confusion([f'class {k}' for k in range(classes)], matrix, 'a')).std() > 1
+  assert _pixels(figures.confusion([f'class {k}' for k in range(classes)], matrix, 'a', 'CORINE')).std() > 1
 
 
 def test_curves_of_one_point_and_many():

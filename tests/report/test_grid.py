@@ -106,6 +106,21 @@ def test_report_of_a_folder_of_runs(folder, tmp_path):
   assert one['synthetic'] == 'True'
 
 
+def test_seeds_of_other_settings_are_in_no_mean(tmp_path):
+  """Two grids of one config, the second wider: four seeds of one method they are not."""
+  paths = [
+    fake_runs.write_run(tmp_path / f'{objective}_{seed}_{width}', objective=objective, seed=seed,
+                        config={'encoder': {'name': 'resnet18', 'width': width}})
+    for objective in ('none', 'tile2vec') for seed, width in ((0, 8), (1, 8), (2, 64))
+  ]  # fmt: skip
+  found = methods.collect([read_run(path) for path in paths])
+  assert sorted(found.runs[methods.Key('corine_level1', 1.0, 'none', 'resnet18')]) == [0, 1]
+  assert found.left_out == tuple(
+    f'{objective}_2_64 has other settings than {objective}_0_8 (encoder.width 64, not 8), and is in no mean'
+    for objective in ('none', 'tile2vec')
+  )
+
+
 def test_two_runs_alike_need_no_grid(tmp_path):
   runs = [read_run(fake_runs.write_run(tmp_path / name, objective=name)) for name in ('none', 'tile2vec')]
   assert not grid.worth_a_table(runs)

@@ -192,6 +192,14 @@ def test_real_data_and_many_classes(tmp_path):
   assert [row[1] for row in classes[1:]] == [_percent(value) for value in scores]
 
 
+def test_runs_of_two_targets_make_a_page_with_the_pictures_of_one(tmp_path):
+  paths = [fake_runs.write_run(tmp_path / f'level{level}', level=level) for level in (1, 2)]
+  for order in (paths, paths[::-1]):
+    page = report.write_report(order, tmp_path / 'report.html').read_text()
+    assert 'These runs cannot be ranked' in page
+    assert page.count('alt="Prediction of') == page.count('alt="Sentinel-2 true colour of patch') > 0
+
+
 def test_text_from_runs_is_escaped(tmp_path):
   run = fake_runs.write_run(tmp_path / 'a', config={'data': {'labelled': '<b>x</b>'}})
   assert '<b>' not in report.write_report([run], tmp_path / 'report.html').read_text()

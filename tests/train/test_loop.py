@@ -141,6 +141,27 @@ def test_a_disk_that_cannot_be_read_costs_no_checkpoint(tmp_path, monkeypatch):
   assert int(_final(stage)[0].step) == 4
 
 
+def test_a_file_that_the_system_refuses_costs_no_checkpoint(tmp_path):
+  """TensorStore says it as a ValueError, as it says that a file is damaged."""
+  stage = tiny_model.stage(tmp_path / 'pretrain')
+  loop.train(stage, progress_bar=False)
+  folder = stage.directory / 'checkpoints'
+  before = sorted(path.name for path in folder.iterdir())
+  kept = {}
+  for path in folder.rglob('d/*'):
+    kept[path] = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path.name)  # a loop of links: opening it fails, whoever tries
+  for read in (lambda: _final(stage), lambda: checkpoint.load_trained(stage.directory)):
+    with pytest.raises(OSError, match=r'Too many levels of symbolic links.*left as they are'):
+      read()
+  assert sorted(path.name for path in folder.iterdir()) == before
+  for path, content in kept.items():
+    path.unlink()
+    path.write_bytes(content)
+  assert int(_final(stage)[0].step) == 4
+
+
 def test_changed_numbers_are_found(tmp_path, monkeypatch):
   """Damage that leaves a readable file: the digests do not fit."""
   stage = tiny_model.stage(tmp_path / 'a')
