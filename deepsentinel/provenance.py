@@ -70,6 +70,12 @@ def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
     yield file
 
 
+def stamp(path: pathlib.Path) -> dict[str, Any]:
+  """Size and time of change of a file: one that was made anew is another, whatever it is called."""
+  found = path.stat()
+  return {'bytes': found.st_size, 'changed': found.st_mtime}
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes JSON, whole or not at all."""
   with whole(path) as file:

@@ -205,7 +205,7 @@ def write_plan(runs: Sequence[Run], path: pathlib.Path) -> None:
     more = f'; and {len(lines) - 1} more' if len(lines) > 1 else ''
     raise ValueError(
       f'{path.parent} holds a grid of other runs ({lines[0]}{more}). Choose another --out, or give the flags it was '
-      'begun with to go on; seeds, fractions and configs may be added.'
+      'begun with to go on; seeds, configs and smaller fractions may be added.'
     )
   path.parent.mkdir(parents=True, exist_ok=True)
   places = {name: place for place, name in enumerate(there)}

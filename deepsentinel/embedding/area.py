@@ -104,8 +104,12 @@ def read_polygons(path: str | os.PathLike, layer: str = '') -> Polygons:
   if not pathlib.Path(path).exists():
     raise ValueError(f'--area={path} is not there. Name a vector file (GeoJSON, GeoPackage, Shapefile, ...).')
   try:
-    parquet = pathlib.Path(path).suffix.lower() in ('.parquet', '.geoparquet')
-    table = geopandas.read_parquet(path) if parquet else geopandas.read_file(path, layer=places.layer_of(path, layer))
+    if pathlib.Path(path).suffix.lower() in ('.parquet', '.geoparquet'):
+      table = geopandas.read_parquet(path)
+    else:
+      table = geopandas.read_file(path, layer=places.layer_of(path, layer))
+  except places.WrongLayer:
+    raise
   except (pyogrio.errors.DataSourceError, ValueError) as e:
     raise ValueError(f'--area={path} cannot be read as a vector file ({e}). Pass GeoJSON, GeoPackage, ...') from e
   if not isinstance(table, geopandas.GeoDataFrame) or table.geometry.isna().all():

@@ -55,16 +55,24 @@ def read(path: str | os.PathLike, layer: str = ''):
   return frame.reset_index(drop=True)
 
 
+class WrongLayer(ValueError):
+  """A vector file can be read, but not which of its layers is meant."""
+
+
 def layer_of(path: str | os.PathLike, layer: str) -> str:
-  """A layer's name, checked; '' is the only one that has geometries (QGIS keeps styles in another)."""
+  """A layer's name, checked; '' is the only one that has geometries (QGIS keeps styles in another).
+
+  Raises:
+    WrongLayer: there is none of that name, or there are several to choose from.
+  """
   import pyogrio
 
   layers = {str(name): kind for name, kind in pyogrio.list_layers(path)}
   drawn = [name for name, kind in layers.items() if kind is not None] or list(layers)
   if layer and layer not in layers:
-    raise ValueError(f'{path} has no layer {layer!r}. Layers: {", ".join(layers)}.')
+    raise WrongLayer(f'{path} has no layer {layer!r}. Layers: {", ".join(layers)}.')
   if not layer and len(drawn) != 1:
-    raise ValueError(f'{path} has {len(drawn)} layers; name one with --layer=... Layers: {", ".join(drawn)}.')
+    raise WrongLayer(f'{path} has {len(drawn)} layers; name one with --layer=... Layers: {", ".join(drawn)}.')
   return layer or drawn[0]
 
 

@@ -59,8 +59,7 @@ class RowSource(Protocol):
 
 
 def _stamp(path: pathlib.Path) -> dict[str, Any]:
-  found = path.stat()
-  return {'path': str(path.resolve()), 'bytes': found.st_size, 'changed': found.st_mtime}
+  return {'path': str(path.resolve()), **provenance.stamp(path)}
 
 
 @dataclasses.dataclass(frozen=True)

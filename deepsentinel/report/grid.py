@@ -125,7 +125,7 @@ def markdown(grid: Grid, banner: str, findings: Sequence[str], more: Sequence[ar
       [OBJECTIVES.get(row, row), *(_text(table.cells.get((row, c))) for c in table.columns)] for row in table.rows
     ]
     parts += [f'## {table.title[0].upper()}{table.title[1:]}, %', _markdown_table(head, rows)]
-  parts += LEGEND
+  parts += legend(grid)
   for other in more:
     parts += [f'## {other.title}', _markdown_table(other.heads, other.rows), other.note]
   return '\n\n'.join(part for part in parts if part) + '\n'
@@ -135,7 +135,7 @@ def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in [head, ['---'] * len(head), *rows])
 
 
-LEGEND = (
+_LEGEND = (
   'As in the paper, bold marks the best encoder of a pretraining (row) and underline the best pretraining of an '
   'encoder (column). Each entry: mean over seeds ± half of its 95 % t-interval; below it the gain over no pretraining, '
   'paired by seed: it helps or hurts only where its interval leaves out 0.',
@@ -144,6 +144,22 @@ LEGEND = (
   'change it? Neither covers the other, nor another sample of training places.',
   'Paper: its Table 9, which counted nodata as a class and gives no interval, so it is no target to hit.',
 )
+
+
+def legend(grid: Grid) -> tuple[str, ...]:
+  """How to read the tables, and which of its losses each pretraining had."""
+  losses: dict[str, set] = {}
+  for key, runs in grid.runs.items():
+    if key.objective in ('tile2vec', 'contrastive'):
+      found = {run.config.get(f'pretrain.{key.objective}.loss') for run in runs.values()} - {None}
+      losses.setdefault(key.objective, set()).update(found)
+  words = {'triplet': "the triplet loss, the paper's", 'infonce': 'InfoNCE'}
+  said = [
+    f'{methods.objective_name(name)} by {" and ".join(words.get(loss, str(loss)) for loss in sorted(found))}'
+    for name, found in losses.items()
+    if found
+  ]
+  return (*_LEGEND, f'Losses: {"; ".join(said)}.') if said else _LEGEND
 
 
 def _text(cell: Cell | None) -> str:

@@ -125,7 +125,7 @@ def _content(
     'best_class': [tables.best(comparison, 'iou', k) for k in range(len(comparison.classes))],
     'class_share': comparison.methods[0].scores.get('reference_share') if comparison.methods else None,
     'grid': grid.tables(gridded) if grid.worth_a_table(runs) else [],
-    'grid_legend': grid.LEGEND,
+    'grid_legend': grid.legend(gridded),
     'paper_parameters': grid.PAPER_PARAMETERS,
     'metrics': methods.METRICS,
     'names': {**runs_lib.OBJECTIVES, **runs_lib.ENCODERS},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from deepsentinel import sensors
+from deepsentinel import provenance, sensors
 from deepsentinel.sources import base, cloudmasks, raster, scenefiles, sidecar
 
 _SUFFIXES = ('.tif', '.tiff', '.jp2', '.vrt')
@@ -192,8 +192,7 @@ class LocalScenes:
   def stamps(self, scene: base.Scene) -> dict[str, Any]:
     """File name -> size and time of change: a scene that was fetched anew is another, whatever it is called."""
     paths = {pathlib.Path(band.path) for band in self._local(scene).bands.values()}
-    found = {path.name: path.stat() for path in sorted(paths) if path.is_file()}
-    return {name: {'bytes': stat.st_size, 'changed': stat.st_mtime} for name, stat in found.items()}
+    return {path.name: provenance.stamp(path) for path in sorted(paths) if path.is_file()}
 
   def read(self, scene: base.Scene, grid: base.PatchGrid, bands: Sequence[str]) -> base.Patch:
     """Pixels of `scene` on `grid`, in the unit of its files; `valid` where any band has data."""
