@@ -206,7 +206,7 @@ def _from_files(bands: tuple[str, ...], polygons):
   units = {'s2_unit': _S2_UNIT.value, 's1_unit': _S1_UNIT.value, 's1_quantity': _S1_QUANTITY.value}
   stated = {key: value for key, value in units.items() if value} | _options()
   grid, period = _grid(polygons), _period()
-  if period and not grid:
+  if period and not grid and not (_S2_SCENE.value or _S1_SCENE.value):
     raise ValueError(
       '--date and --dates choose among scenes those that show an area: pass --bounds or --area with them, or name the '
       'scenes with --s2_scene and --s1_scene.'

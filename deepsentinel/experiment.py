@@ -109,10 +109,17 @@ class Journal:
     self._path, self._config_path = workdir / 'experiment.json', workdir / 'config.json'
     self._config = config
     self._lock: int | None = None
-    self._hold()
-    if self._config_path.exists():
-      _require_same_config(_read_json(self._config_path), config, workdir)
     self._content: dict[str, Any] = {'name': config['name'], 'status': 'running', 'stages': {}}
+    try:
+      self._hold()
+      self._open()
+    except BaseException:
+      self.close()
+      raise
+
+  def _open(self) -> None:
+    if self._config_path.exists():
+      _require_same_config(_read_json(self._config_path), self._config, self._path.parent)
     if self._path.exists():
       self._content = _read_json(self._path)
 
@@ -123,14 +130,18 @@ class Journal:
     workdir = self._path.parent
     if self._lock is not None or not parallel.is_chief() or not workdir.is_dir():
       return
-    self._lock = os.open(workdir, os.O_RDONLY)
+    try:
+      self._lock = os.open(workdir / '.lock', os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:  # one that can be read only is not trained in
+      logging.debug('%s cannot be locked: %s', workdir, error)
+      return
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it with the process
     except BlockingIOError:
       self.close()
       raise ValueError(f'Another process is training in {workdir}. Wait for it, or choose another --workdir.') from None
     except OSError as error:  # a file system without locks
-      logging.debug('%s cannot be locked: %s', workdir, error)
+      logging.warning('%s cannot be locked (%s): start no other process in it.', workdir, error)
 
   def close(self) -> None:
     """Gives the directory free."""
@@ -155,12 +166,15 @@ class Journal:
       )
 
   def update(self, facts: dict[str, Any]) -> None:
+    if parallel.is_chief():
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      if self._lock is None:
+        self._hold()
+        self._open()  # another process may have begun and ended it since
+      if not self._config_path.exists():
+        provenance.write_json(self._config_path, self._config)
     self._content.update(facts)
     if parallel.is_chief():
-      if not self._config_path.exists():
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._hold()
-        provenance.write_json(self._config_path, self._config)
       provenance.write_json(self._path, self._content)
 
   def finish_stage(self, name: str, facts: dict[str, Any]) -> None:

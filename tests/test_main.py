@@ -201,7 +201,25 @@ def test_a_directory_is_of_one_process_at_a_time(flags, whole, tmp_path):
   done = commands.run('deepsentinel.main', *flags, f'--workdir={begun}')
   assert f'Another process is training in {begun}. Wait for it' in done.error
   holder.close()
-  assert commands.run('deepsentinel.main', *flags, f'--workdir={begun}').code == 0
+  with pytest.raises(ValueError, match='another configuration'):
+    experiment.run(_config(flags, **{'finetune.learning_rate': 0.1}), begun)
+  assert experiment.run(_config(flags), begun, progress_bar=False).exists()  # which the refused call left free
+
+
+def test_of_two_that_begin_a_directory_one_is_refused(tmp_path):
+  """Neither finds it there when it starts."""
+  first, second = (experiment.Journal(tmp_path / 'new', {'name': 'a', 'seed': 0}) for _ in range(2))
+  first.update({'status': 'running'})
+  with pytest.raises(ValueError, match='Another process is training in'):
+    second.update({'status': 'running'})
+  first.finish_stage('pretrain', {'steps': 3})
+  first.close()
+  second.update({'more': 1})  # the other has ended: nothing that it noted is lost
+  second.close()
+  other = experiment.Journal(tmp_path / 'new', {'name': 'a', 'seed': 0})
+  assert other['stages']['pretrain']['steps'] == 3
+  assert other['more'] == 1
+  other.close()
 
 
 @pytest.mark.parametrize(

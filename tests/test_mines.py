@@ -15,7 +15,7 @@ from configs import common, mines_resnet18
 from deepsentinel import curriculum, experiment, labelled, legend
 from deepsentinel.data import records
 from deepsentinel.evaluation import frozen
-from deepsentinel.report import html, runs
+from deepsentinel.report import html, runs, scenes
 from deepsentinel.train import checkpoint, settings
 from tests import tiny_records
 
@@ -153,6 +153,20 @@ def test_several_seeds_are_a_mean_and_not_the_best_of_them(run, tmp_path):
     rows = list(csv.DictReader(file))
   assert [float(row['roc_auc']) for row in rows] == list(areas)
   assert [row['seed'] for row in rows] == ['0', '1', '2', '3']
+
+
+def test_only_runs_that_differ_in_their_seed_are_seeds(run):
+  own = runs.read_run(run)
+
+  def made(seed, fraction=1.0, rate=1e-3):
+    changes = {'seed': seed, 'finetune.label_fraction': fraction, 'finetune.learning_rate': rate}
+    return dataclasses.replace(own, config={**own.config, **changes}), 'same'
+
+  found = scenes._by_method(
+    [made(0), made(1), made(0, rate=1e-1), made(1), made(0, 0.25), made(1, 0.25), made(0, 0.05)]
+  )
+  assert [len(group) for group in found.values()] == [2, 1, 1, 2, 1]
+  assert len(found) == 5
 
 
 def test_an_encoder_without_band_dropout_needs_all_its_bands(fusion, monkeypatch):

@@ -207,6 +207,8 @@ class _Job:
     was, now = journal['job'], self.identity
     differing = sorted(key for key in now if was.get(key) != now[key])
     begun = journal['complete'] or self.begun
+    if differing == ['windows'] and journal['complete'] and not self.layout.blend:
+      differing = []  # of such an encoder they change speed and memory alone
     if differing and not begun:
       return False  # an earlier command failed before its first strip: nothing is lost
     if differing:

@@ -238,11 +238,11 @@ def collect(runs: Sequence[Run]) -> Grid:
       by_method.setdefault(key, []).append(run)
   found: dict[Key, dict[int, Run]] = {}
   for key, alike in by_method.items():
-    usual = max(alike, key=lambda run, alike=alike: sum(not _unlike(run, other) for other in alike))  # type: ignore[misc]
+    usual = max(alike, key=lambda run, alike=alike: sum(not unlike(run, other) for other in alike))  # type: ignore[misc]
     for run in alike:
       seed = int(run.config.get('seed', 0))
-      if unlike := _unlike(run, usual):
-        values = ', '.join(f'{name} {run.config[name]!r}, not {usual.config[name]!r}' for name in unlike[:3])
+      if others := unlike(run, usual):
+        values = ', '.join(f'{name} {run.config[name]!r}, not {usual.config[name]!r}' for name in others[:3])
         left_out.append(f'{run.name} has other settings than {usual.name} ({values}), and is in no mean')
       elif seed in found.setdefault(key, {}):
         left_out.append(f'{run.name} is of the same method and seed as {found[key][seed].name}, and is in no mean')
@@ -253,7 +253,7 @@ def collect(runs: Sequence[Run]) -> Grid:
   return Grid(kept, tuple(left_out), resampled)
 
 
-def _unlike(run: Run, other: Run) -> list[str]:
+def unlike(run: Run, other: Run) -> list[str]:
   """Settings in which two runs of one method differ, as its seeds may not; a version may lack one that another has."""
   free = (
     'data.unlabelled', 'data.labelled', 'data.data_dir', 'pretrain.from_checkpoint', 'pretrain.probe',

@@ -1,6 +1,7 @@
 """The part of the report on scenes, one label a patch: coal mines."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -105,16 +106,27 @@ def _texts(scores: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _by_method(tested: Sequence[tuple[Run, str]]) -> dict[str, list[Run]]:
-  """Runs of one config, which differ in their seeds, by what they are called."""
-  groups: dict[tuple, list[tuple[Run, str]]] = {}
+  """Runs that differ in nothing but their seeds, by what they are called."""
+  groups: list[list[tuple[Run, str]]] = []
   for run, label in tested:
-    config = (run.objective, run.config.get('encoder.name'), run.config.get('name'), run.label_fraction)
-    groups.setdefault(config, []).append((run, label))
-  names = {}
-  for (objective, _, name, _), own in groups.items():
-    short = ', '.join(filter(None, (methods.objective_name(objective), own[0][0].encoder)))
-    label = own[0][1] if len(own) == 1 else short if short not in names else f'{short} ({name})'
-    names[label] = [run for run, _ in own]
+    what = (run.objective, run.config.get('name'), run.label_fraction)
+    for group in groups:
+      first = group[0][0]
+      alike = what == (first.objective, first.config.get('name'), first.label_fraction)
+      seeds = [other.config.get('seed') for other, _ in group]
+      if alike and not methods.unlike(run, first) and run.config.get('seed') not in seeds:
+        group.append((run, label))
+        break
+    else:
+      groups.append([(run, label)])
+  names: dict[str, list[Run]] = {}
+  for group in groups:
+    run, label = group[0]
+    if len(group) > 1:
+      fraction = methods.fraction_words(run.label_fraction) if run.label_fraction != 1 else ''
+      label = ', '.join(filter(None, (methods.objective_name(run.objective), run.encoder, fraction)))
+    number = next(n for n in itertools.count(1) if (label if n == 1 else f'{label} ({n})') not in names)
+    names[label if number == 1 else f'{label} ({number})'] = [run for run, _ in group]
   return names
 
 

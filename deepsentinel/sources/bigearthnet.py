@@ -19,7 +19,7 @@ import numpy as np
 import shapely
 
 from deepsentinel import sensors
-from deepsentinel.sources import base, corine, mgrs, raster, sidecar
+from deepsentinel.sources import base, corine, footprints, mgrs, raster, sidecar
 
 LAYOUTS = ('v1', 'v2_geotiff', 'v2_lmdb')
 _SIDE_M = 1200.0
@@ -252,7 +252,7 @@ def _transform(values: np.ndarray, own: base.PatchGrid) -> affine.Affine:
 
 
 def _outline(grid: base.PatchGrid) -> shapely.Geometry:
-  return raster.footprint(grid.transform, grid.width_px, grid.height_px, grid.epsg)
+  return footprints.footprint(grid.transform, grid.width_px, grid.height_px, grid.epsg)
 
 
 def _scene(

@@ -7,7 +7,7 @@ import datetime
 import glob
 import json
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from deepsentinel import provenance, sensors
 from deepsentinel.sources import base, cloudmasks, raster, scenefiles, sidecar
 
 _SUFFIXES = ('.tif', '.tiff', '.jp2', '.vrt')
-_MASKS = 'MSK_'  # an ESA product's masks of a band, which end as the band's own file does
+_QUALITY = 'QI_DATA'  # an ESA product's masks, which end as their bands' own files do, and its preview
 _CATALOGUE_KEYS = (
   'id', 'sensor', 'time', 'files', 'bands', 'unit', 'quantity', 'level', 'nodata', 'orbit_pass', 'relative_orbit',
   'cloud_share', 'processing_baseline',
@@ -77,7 +77,7 @@ class LocalScenes:
     whole, banded = [], set()
     for file in sorted(files, key=lambda f: sidecar.pixel_of_file(f.stem)):
       band, rest = sidecar.band_of_file(file.stem)
-      if file.stem.upper().startswith(_MASKS):
+      if file.parent.name == _QUALITY:
         continue
       if band:
         banded.add(file.parent)
@@ -103,24 +103,29 @@ class LocalScenes:
       raise ValueError(
         f'No rasters ({", ".join(_SUFFIXES)}) found at {self.path}. State a folder, a glob or a catalogue.'
       )
-    together: dict[pathlib.Path, set[tuple[str, str]]] = {}
+    together: dict[pathlib.Path, list[tuple[str, str]]] = {}
     for folder, name, sensor in groups:
-      together.setdefault(folder, set()).add((name, sensor))
-    return [self._scene(*key, bands, together[key[0]]) for key, bands in groups.items()]
+      together.setdefault(folder, []).append((name, sensor))
+    beside = {folder: sidecar.beside(folder, rasters) for folder, rasters in together.items()}
+    products = collections.Counter((_product(folder), sensor) for folder, _, sensor in groups)
+    return [
+      self._scene(folder, name, bands, sensor, beside[folder][name, sensor], products[_product(folder), sensor] == 1)
+      for (folder, name, sensor), bands in groups.items()
+    ]
 
   def _scene(
     self,
     folder: pathlib.Path,
     name: str,
-    sensor: str,
     bands: Mapping[str, raster.RasterBand],
-    together: Collection[tuple[str, str]],
+    sensor: str,
+    facts: sidecar.Facts,
+    alone: bool,
   ) -> scenefiles.LocalScene:
-    """A scene of the rasters called `name` in a folder, which has those of `together`."""
-    facts = sidecar.beside(folder, name, sensor, together)
+    """A scene of the rasters called `name` in a folder, of which `facts` are stated; `alone` in an ESA product."""
     for part in (name, folder.name):
       facts = facts.over(sidecar.from_name(part))
-    product = next((f for f in (folder, *folder.parents) if f.suffix.upper() == '.SAFE'), None)
+    product = _product(folder)
     if product:
       for file in sorted(product.glob('MTD_MSI*.xml')):
         facts = facts.over(sidecar.from_safe(file))
@@ -128,7 +133,7 @@ class LocalScenes:
     if facts.sensor and facts.sensor != sensor:
       raise ValueError(f'{folder}: bands {", ".join(bands)} are of {sensor}, its metadata are of {facts.sensor}.')
     scene_id = name.strip('_-. ') or facts.id or folder.name
-    facts = dataclasses.replace(facts, sensor=sensor, id=product.stem if product else scene_id)
+    facts = dataclasses.replace(facts, sensor=sensor, id=product.stem if product and alone else scene_id)
     return scenefiles.make_scene(self._timed(facts), bands, self._stated)
 
   def _timed(self, facts: sidecar.Facts) -> sidecar.Facts:
@@ -317,6 +322,11 @@ class PatchStacks:
     return scenefiles.read_scene(self._local(scene), grid, bands)
 
 
+def _product(folder: pathlib.Path) -> pathlib.Path | None:
+  """The ESA product (X.SAFE) that a folder is of."""
+  return next((f for f in (folder, *folder.parents) if f.suffix.upper() == '.SAFE'), None)
+
+
 def _by_id(scenes: Sequence[scenefiles.LocalScene], path: str) -> dict[str, scenefiles.LocalScene]:
   times_named = collections.Counter(local.scene.id for local in scenes)
   found: dict[str, scenefiles.LocalScene] = {}
@@ -341,10 +351,11 @@ def _files(path: str) -> tuple[list[pathlib.Path], bool]:
   found = sorted(pathlib.Path(f) for f in glob.glob(path, recursive=True))
   if not found:
     raise ValueError(f'Nothing found at {path}. State a folder, a glob, a raster or a catalogue (.json, .csv).')
-  files = []
+  files, named = list[pathlib.Path](), False
   for f in found:
+    named |= f.suffix.lower() in _SUFFIXES
     files += [f] if f.suffix.lower() in _SUFFIXES else _files(str(f))[0] if f.is_dir() else []
-  return files, True
+  return files, named
 
 
 def _catalogue(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -26,8 +26,6 @@ _ALIGNED_PX = 1e-3  # grids closer than this share of a pixel coincide
 _AVERAGE_FROM = 1.5  # grid pixels at least this many file pixels wide are averages, finer ones are interpolated
 _WINDOW_PX = 1 << 22  # file pixels held at once, a band
 _STACKED_ROWS = 16
-_OUTLINE_PX = 256  # a side, of which the outline of valid pixels is drawn
-_WHOLE = 0.99  # share of a raster from which its bounds are its outline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,55 +66,6 @@ def opened(path: str, client: remote.Client | None = None) -> Iterator[rasterio.
 def user_crs(crs: rasterio.crs.CRS) -> int | str:
   """The EPSG code of a raster's CRS or, where it has none, its WKT."""
   return crs.to_epsg() or crs.to_wkt()
-
-
-def footprint(transform: affine.Affine, width_px: int, height_px: int, crs: int | str) -> shapely.Geometry:
-  """WGS84 outline of a raster's bounds, densified, split at the antimeridian."""
-  return _to_lonlat(shapely.box(0, 0, width_px, height_px), transform, crs)
-
-
-def data_footprint(raster: rasterio.DatasetReader, number: int, unit: str, nodata: float | None) -> shapely.Geometry:
-  """WGS84 outline of what has data: the convex hull of a band's valid pixels, a little too large.
-
-  Of a tile that the edge of the swath cuts, or of a turned image, the bounds hold much else. Where every corner has
-  data, or no pixel, or the band cannot be read, which reading it will say, they are the outline.
-  """
-  width, height = raster.width, raster.height
-  bounds = shapely.box(0, 0, width, height)
-  rows, cols = min(height, max(1, height // 20), 64), min(width, max(1, width // 20), 64)
-
-  def valid(window: rasterio.windows.Window, shape: tuple[int, int]) -> np.ndarray:
-    return valid_numbers(raster.read(number, window=window, out_shape=shape), unit, nodata)
-
-  try:
-    corners = [
-      valid(rasterio.windows.Window(col, row, cols, rows), (rows, cols)).any()
-      for row in (0, height - rows)
-      for col in (0, width - cols)
-    ]
-    shape = min(height, _OUTLINE_PX), min(width, _OUTLINE_PX)
-    known = np.zeros(shape, bool) if all(corners) else valid(rasterio.windows.Window(0, 0, width, height), shape)
-  except (rasterio.errors.RasterioIOError, ValueError):
-    known = np.zeros((1, 1), bool)
-  row, col = np.nonzero(known)
-  if len(row):
-    # A cell further, since of each only one pixel was looked at.
-    cell = np.array([width, height]) / known.shape[::-1]
-    cells = shapely.box((col - 1) * cell[0], (row - 1) * cell[1], (col + 2) * cell[0], (row + 2) * cell[1])
-    hull = shapely.intersection(shapely.convex_hull(shapely.geometrycollections(cells)), bounds)
-    if hull.area < _WHOLE * bounds.area:
-      bounds = hull
-  return _to_lonlat(bounds, raster.transform, user_crs(raster.crs))
-
-
-def _to_lonlat(outline_px: shapely.Polygon, transform: affine.Affine, crs: int | str) -> shapely.Geometry:
-  """An outline in pixels of a raster in WGS84, densified, split at the antimeridian."""
-  left, top, right, bottom = outline_px.bounds
-  xy = shapely.get_coordinates(shapely.segmentize(outline_px, max(right - left, bottom - top) / 21))
-  x, y = transform * (xy[:, 0], xy[:, 1])
-  lon, lat = base.transformer(crs, 4326).transform(x, y)
-  lon = lon[0] + (np.asarray(lon) - lon[0] + 180) % 360 - 180
-  return base.split_antimeridian(shapely.Polygon(np.column_stack([lon, lat])))
 
 
 def grid_of(raster: rasterio.DatasetReader) -> base.PatchGrid:

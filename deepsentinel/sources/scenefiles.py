@@ -9,7 +9,7 @@ import numpy as np
 import rasterio
 
 from deepsentinel import sensors
-from deepsentinel.sources import base, cloudmasks, raster, sidecar
+from deepsentinel.sources import base, cloudmasks, footprints, raster, sidecar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def make_scene(
   with raster.opened(path) as dataset:
     unit = stated.unit(facts) or unit_tag(dataset, facts.sensor)
     tag = dataset.nodata if nodata is None else nodata
-    outline = raster.data_footprint(dataset, next(iter(bands.values())).number, unit, tag)
+    outline = footprints.data_footprint(dataset, next(iter(bands.values())).number, unit, tag)
   short, known = {
     'sentinel2': ('s2', sensors.REFLECTANCE_UNITS),
     'sentinel1': ('s1', sensors.BACKSCATTER_UNITS),

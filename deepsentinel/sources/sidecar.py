@@ -282,25 +282,28 @@ def from_safe(path: pathlib.Path) -> Facts:
   )
 
 
-def beside(folder: pathlib.Path, name: str, sensor: str, others: Collection[tuple[str, str]]) -> Facts:
-  """Facts of the JSON files in a folder that belong to the rasters called `name` of a sensor.
+def beside(folder: pathlib.Path, rasters: Collection[tuple[str, str]]) -> dict[tuple[str, str], Facts]:
+  """Facts of the JSON files in a folder, by the rasters they belong to.
 
   Args:
     folder: of the rasters.
-    name: what the names of these rasters begin with; '' where each is called as its band.
-    sensor: of these rasters.
-    others: (name, sensor) of all rasters in the folder, these among them. A file belongs to those whose name begins
-      its own, and to those of its sensor. One that names none belongs to the only ones it can.
+    rasters: (what their names begin with, sensor) of each scene there; '' where each is called as its band. A file
+      belongs to those whose name begins its own, and to those of its sensor. One that names none belongs to the only
+      ones it can.
   """
-  facts = Facts()
+  facts = {raster: Facts() for raster in rasters}
+  by_name: dict[str, list[tuple[str, str]]] = {}
+  for raster in rasters:
+    by_name.setdefault(raster[0], []).append(raster)
   for file in sorted(folder.glob('*.json')):
+    stem = file.stem
+    longest = next((stem[:k] for k in range(len(stem), 0, -1) if stem[:k] in by_name), '')
+    fitting = by_name[longest] if longest else list(rasters)
     found = from_json(file)
-    longest = max((n for n, _ in others if file.stem.startswith(n)), key=len, default='')
-    fitting = {other for other in others if not longest or other[0] == longest}
-    if any(s == found.sensor for _, s in fitting):
-      fitting = {other for other in fitting if other[1] == found.sensor}
-    if (name, sensor) in fitting and (longest or len(fitting) == 1):
-      facts = facts.over(found)
+    if any(sensor == found.sensor for _, sensor in fitting):
+      fitting = [raster for raster in fitting if raster[1] == found.sensor]
+    for raster in fitting if longest or len(fitting) == 1 else ():
+      facts[raster] = facts[raster].over(found)
   return facts
 
 

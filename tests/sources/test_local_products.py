@@ -2,13 +2,14 @@
 
 import datetime
 import json
+import shutil
 
 import numpy as np
 import pytest
 import rasterio
 import shapely
 
-from deepsentinel.sources import base, local
+from deepsentinel.sources import base, footprints, local
 from tests.sources.scene_files import EPSG, GRID, X, Y, only, random, write
 
 PRODUCT = 'S2A_MSIL2A_20230601T101031_N0509_R022_T32TNT_20230601T170000.SAFE'
@@ -60,7 +61,7 @@ def product(folder, offset='-1000'):
 
 def test_a_product_as_esa_distributes_it(tmp_path):
   fine = product(tmp_path)
-  for path in (tmp_path, tmp_path / PRODUCT):
+  for path in (tmp_path, tmp_path / PRODUCT, tmp_path / '*.SAFE', tmp_path / '**' / '*.tif'):
     source = local.LocalScenes(str(path))
     scene = only(source)
     assert scene.id == PRODUCT.removesuffix('.SAFE')
@@ -81,6 +82,18 @@ def test_the_bands_folder_of_a_product_is_the_product(tmp_path):
   source = local.LocalScenes(str(next((tmp_path / PRODUCT).glob('GRANULE/*/IMG_DATA'))))
   assert only(source).id == PRODUCT.removesuffix('.SAFE')
   assert source.read(only(source), GRID, ('B2',)).unit == 'reflectance_x1e4'
+
+
+def test_a_product_of_several_granules_is_as_many_scenes(tmp_path):
+  product(tmp_path)
+  granule = next((tmp_path / PRODUCT / 'GRANULE').iterdir())
+  for file in sorted((granule / 'IMG_DATA' / 'R10m').iterdir()):
+    place = tmp_path / PRODUCT / 'GRANULE' / 'L2A_T32TMT' / 'IMG_DATA' / 'R10m'
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, place / file.name.replace('T32TNT', 'T32TMT'))
+  scenes = local.LocalScenes(str(tmp_path)).scenes()
+  assert sorted(scene.id for scene in scenes) == ['T32TMT_20230601T101031', 'T32TNT_20230601T101031']
+  assert {scene.relative_orbit for scene in scenes} == {22}
 
 
 def test_metadata_of_a_product_that_state_another_scale(tmp_path):
@@ -135,6 +148,17 @@ def test_the_footprint_is_where_a_scene_has_data(tmp_path):
   middle = base.PatchGrid(EPSG, X + 2000, Y - 500, 32, 32).outline_lonlat()
   at = [datetime.datetime(2020, 6, day, tzinfo=datetime.UTC) for day in (1, 30)]
   assert [scene.id for scene in source.search('sentinel2', middle, *at)] == ['whole', 'right']
+
+
+def test_the_footprint_of_a_large_scene_is_probed(tmp_path, monkeypatch):
+  monkeypatch.setattr(footprints, '_SMALL_PX', 100)
+  left = random((1, 300, 300))
+  left[:, :, 150:] = 0
+  write(tmp_path / 'left.tif', left, names=('B2',))
+  source = local.LocalScenes(str(tmp_path), s2_unit='reflectance_x1e4', times={'left': '2020-06-01'})
+  tile = base.PatchGrid(EPSG, X, Y, 300, 300).outline_lonlat()
+  assert 0.5 <= only(source).footprint.area / tile.area < 0.7
+  assert shapely.difference(base.PatchGrid(EPSG, X, Y, 300, 150).outline_lonlat(), only(source).footprint).area < 1e-9
 
 
 def test_an_image_without_pixels_keeps_its_bounds(tmp_path):
