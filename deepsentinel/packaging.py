@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import functools
 import importlib
+import json
 import os
 import pathlib
 import shutil
@@ -21,7 +22,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
 from deepsentinel import commandline, schema, sensors
-from deepsentinel.corpus import card, examples
+from deepsentinel.corpus import card, examples, settings
 
 ENVIRONMENT = 'DEEPSENTINEL_CORPUS'
 PUBLISHED_PATCH_PX = 256
@@ -180,6 +181,30 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     if self.LABELLED and not corpus.labelled:
       raise ValueError(
         f'The corpus {corpus.path} has no labels. Package it with `tfds build tfds_builders/deepsentinel_unlabelled`.'
+      )
+
+  def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **kwargs: Any) -> None:
+    """As TFDS does it; ValueError where the records there are of another corpus than is named, which it would keep."""
+    self._require_same_corpus(download_config or tfds.download.DownloadConfig())
+    super().download_and_prepare(download_config=download_config, **kwargs)
+
+  def _require_same_corpus(self, download_config: tfds.download.DownloadConfig) -> None:
+    metadata = pathlib.Path(self.data_dir, 'metadata.json')
+    if not metadata.is_file() or download_config.download_mode.overwrite_dataset:
+      return
+    path = self._find_corpus(download_config.manual_dir)
+    there, here = json.loads(metadata.read_text()).get('card'), path and card.Corpus(path).card
+    if not there or not here:
+      return
+    differing = [f'{key}: {there.get(key)} there, {here.get(key)} here' for key in ('name', 'seed', 'counts')
+                 if there.get(key) != here.get(key)]  # fmt: skip
+    was, now = (dict(settings.flatten(about['config'])) for about in (there, here))
+    differing += [f'{key}: {was[key]!r} there, {now[key]!r} here' for key in sorted({*was} & {*now})
+                  if was[key] != now[key] and key.partition('.')[0] not in settings.FREE]  # fmt: skip
+    if differing:
+      raise ValueError(
+        f'{self.data_dir} holds the records of another corpus than {path} ({"; ".join(differing[:3])}). --overwrite '
+        "puts this one's in their place; --data_dir=DIR or another --config keeps both."
       )
 
   def _download_and_prepare(self, dl_manager, download_config):

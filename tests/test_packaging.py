@@ -76,6 +76,17 @@ def test_environment_names_the_corpus_and_manual_dir_goes_first(corpus, tmp_path
   assert all(sorted(fields) == ['id', 's1', 's2'] for fields in by_flag.values())
 
 
+def test_records_of_another_corpus_are_not_taken_for_this_ones(corpus, tmp_path):
+  """TFDS returns where there are records, whatever corpus is named."""
+  other = tiny_records.write_corpus(tmp_path / 'other', patches=5, patch_px=16)
+  made = build(labelled_builder, tmp_path / 'tfds', manual_dir=corpus)
+  before = contents(made)
+  with pytest.raises(ValueError, match=r'holds the records of another corpus than .*other .*counts.*--overwrite'):
+    build(labelled_builder, tmp_path / 'tfds', manual_dir=other)
+  assert_same(contents(build(labelled_builder, tmp_path / 'tfds', manual_dir=corpus)), before)
+  assert_same(contents(build(labelled_builder, tmp_path / 'tfds')), before)  # no corpus is named
+
+
 def test_corpus_without_labels_is_refused_by_the_labelled_builder(tmp_path):
   other = tiny_records.write_corpus(tmp_path / 'other', patches=2, patch_px=16, labelled=False)
   with pytest.raises(ValueError, match=r'has no labels\. Package it with `tfds build tfds_builders/deepsentinel_unlab'):

@@ -14,6 +14,8 @@ copies a corpus, or records that `tfds build` made, to a store on a network, wit
 
 import logging
 import pathlib
+import re
+import shlex
 import sys
 
 from absl import flags
@@ -55,7 +57,11 @@ def main(_: list[str]) -> None:
     _CONFIG.value, str(_OUT.value), retry_failed=_RETRY_FAILED.value, check_files=_CHECK_FILES.value, cluster=cluster
   )
   kind = 'labelled' if corpus.labelled else 'mines' if corpus.mines else 'unlabelled'
-  print(f'Next: DEEPSENTINEL_CORPUS={corpus.path} tfds build tfds_builders/deepsentinel_{kind}')
+  # Of the builders' configs the one for a corpus of this name; those of one's own share 'custom'.
+  name = str(corpus.card['name'])
+  config = 'demo' if name == f'demo_{kind}' else name if re.fullmatch(rf'{kind}_\d+k', name) else 'custom'
+  build = f'tfds build tfds_builders/deepsentinel_{kind} --config={config}'
+  print(f'Next: DEEPSENTINEL_CORPUS={shlex.quote(str(corpus.path))} {build}')
 
 
 def send(arguments: list[str]) -> None:

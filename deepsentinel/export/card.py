@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from deepsentinel import sensors
 from deepsentinel.export import measured
 from deepsentinel.export.evaluations import Evaluation
 from deepsentinel.train import exported
@@ -99,11 +100,15 @@ def _use(name, about, sha256: str, pytorch: bool) -> list[str]:
     'With DeepSentinel (JAX), by folder or by URL; the checksum, which is optional, pins it:',
     '',
   ]
+  spec = sensors.SensorSpec.from_dict(about['spec'])
+  scenes = ['--s2=S2_FOLDER --s2_unit=reflectance_x1e4'] if spec.s2_bands else []
+  scenes += [f'--s1=S1.tif --s1_unit=db --s1_quantity={spec.s1_quantity}'] if spec.s1_bands else []
   lines += ['```sh', f"python -m deepsentinel.embed --checkpoint='{place}' \\",
-            '  --s2=S2_FOLDER --s2_unit=reflectance_x1e4 --s1=S1.tif --s1_unit=db '
-            f'--s1_quantity={about["spec"]["s1_quantity"]} --out=maps/scene']  # fmt: skip
+            f'  {" ".join(scenes)} --out=maps/scene']  # fmt: skip
   if about['stage'] == 'pretrain':
+    encoder = about['config']['encoder']
     lines += ['python -m deepsentinel.main --config=configs/none_resnet18.py --workdir=runs/mine \\',
+              f'  --config.encoder.name={encoder["name"]} --config.encoder.width={encoder["width"]} \\',
               f"  --config.pretrain.from_checkpoint='{place}'"]  # fmt: skip
   lines += ['```', '']
   if pytorch:
