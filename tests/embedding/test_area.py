@@ -117,7 +117,7 @@ def test_layers(tmp_path):
       # QGIS keeps its styles so.
       pyogrio.write_dataframe(pandas.DataFrame({'style': ['red']}), tmp_path / 'l.gpkg', layer='layer_styles')
       assert area.read_polygons(tmp_path / 'l.gpkg').grid().x0_m == pytest.approx(600_000, abs=10)
-  with pytest.raises(ValueError, match=r'^.*a.gpkg has 2 layers; name one with --layer=... Layers: a, b.$'):
+  with pytest.raises(ValueError, match=r'^.*l.gpkg has 2 layers; name one with --layer=... Layers: a, b.$'):
     area.read_polygons(tmp_path / 'l.gpkg')
   assert area.read_polygons(tmp_path / 'l.gpkg', 'b').grid().x0_m == pytest.approx(700_000, abs=10)
   with pytest.raises(ValueError, match="has no layer 'c'"):
