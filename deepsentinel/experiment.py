@@ -133,8 +133,7 @@ class Journal:
     try:
       self._lock = os.open(workdir / '.lock', os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:  # one that can be read only is not trained in
-      logging.debug('%s cannot be locked: %s', workdir, error)
-      return
+      return logging.debug('%s cannot be locked: %s', workdir, error)
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it with the process
     except BlockingIOError:
@@ -151,6 +150,8 @@ class Journal:
 
   def require_same_data(self, facts: dict[str, Any]) -> None:
     """ValueError if a stage was begun with other records, or with another encoder, than are there now."""
+    if self._content.get('spec', facts['spec']) != facts['spec']:
+      return  # its checkpoints say that better
     was, now = self._content.get('data', {}), facts['data']
     for split in (name for name in was if name in now):
       if was[split].get('sha256', now[split]['sha256']) != now[split]['sha256']:

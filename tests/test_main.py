@@ -227,7 +227,7 @@ def test_of_two_that_begin_a_directory_one_is_refused(tmp_path):
   [
     ({'objective': 'none'}, 'pretrain', 'is one without pretraining: name one that pretrained'),
     ({'from_checkpoint': 'runs/a'}, 'pretrain', 'took its encoder from runs/a: name that one'),
-    ({'objective': 'tile2vec'}, 'pretrain', 'has not come so far: the command that began it goes on'),
+    ({'objective': 'tile2vec'}, 'pretrain', 'has not come so far: `python -m deepsentinel.main --workdir=.*goes on'),
     ({'objective': 'tile2vec'}, 'finetune', 'a cross-validation: name one of its folds, such as .*fold_0/finetune'),
   ],
 )

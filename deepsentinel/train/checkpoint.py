@@ -251,7 +251,7 @@ def _stage_directory(path: pathlib.Path, stage: str | None) -> pathlib.Path:
   kind = f'{stage} checkpoint' if stage else 'checkpoint'
   mend = f'`python -m deepsentinel.main --config=configs/quickstart.py --workdir={path}` trains one.'
   if (path / 'config.json').exists():
-    mend = 'That run has not come so far: the command that began it goes on.'
+    mend = f'That run has not come so far: `python -m deepsentinel.main --workdir={path}`, as it was begun, goes on.'
     section = json.loads((path / 'config.json').read_text()).get('pretrain', {})
     if section.get('from_checkpoint'):
       mend = (
