@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from deepsentinel.corpus import card, page
 from deepsentinel.data import records, stores
-from deepsentinel.data.download import SUMS
+from deepsentinel.data.download import SUMS, parsed_sums
 
 CARD = 'README.md'
 _BLOCK_BYTES = 1 << 20
@@ -49,7 +49,7 @@ def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool 
   if SUMS in there and (before := stores.patiently(store.cat_file, f'{root}/{SUMS}').decode()) != listed:
     # Of an earlier state: until the end this copy is not whole. What only has the length of its successor goes first,
     # since without these sums nothing tells it from that.
-    was = _parsed(before)
+    was = parsed_sums(before)
     for name in [name for name in kept if was.get(name, sums[name]) != sums[name]]:
       stores.patiently(store.rm_file, f'{root}/{name}')
       kept.remove(name)
@@ -84,7 +84,7 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
   """Reads a published copy back and returns how many files it has; ValueError if one is not what SHA256SUMS says."""
   store, root = stores.open_store(url)
   try:
-    wanted = _parsed(store.cat_file(f'{root}/{SUMS}').decode())
+    wanted = parsed_sums(store.cat_file(f'{root}/{SUMS}').decode())
   except FileNotFoundError:
     raise ValueError(f'{url} has no {SUMS}: the copy is not whole. Run the publishing command again.') from None
 
@@ -104,11 +104,6 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
       'publishing command again.'
     )
   return len(wanted)
-
-
-def _parsed(sums: str) -> dict[str, str]:
-  """Digest by file of the text of SHA256SUMS."""
-  return {name: digest for digest, _, name in (line.partition('  ') for line in sums.splitlines())}
 
 
 def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:

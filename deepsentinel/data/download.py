@@ -18,6 +18,11 @@ SUMS = 'SHA256SUMS'
 _FILES = 8  # at a time
 
 
+def parsed_sums(text: str) -> dict[str, str]:
+  """SHA-256 by file of the text of SHA256SUMS."""
+  return {name: digest for digest, _, name in (line.partition('  ') for line in text.splitlines())}
+
+
 def download(folder: stores.Folder, progress: bool = True) -> pathlib.Path:
   """The folder of this machine that holds the records of a URL; copies what is not there yet, and checks it.
 
@@ -50,7 +55,7 @@ def read_sums(listed: str, shown: stores.Folder, mend: str) -> dict[str, str]:
     shown: its folder, for the message.
     mend: what to do where it is wrong.
   """
-  digests = {name: digest for digest, _, name in (line.partition('  ') for line in listed.splitlines())}
+  digests = parsed_sums(listed)
   if odd := [name for name in digests if not name or name.startswith('/') or '..' in name.split('/')]:
     raise ValueError(f'{SUMS} of {shown} names {odd[0]!r}, which is no file below it. {mend}')
   return digests

@@ -176,7 +176,7 @@ class EarthEngine:
       values = self._pixels(scene.metadata['asset'], grid, bands, None)
       if values.dtype != np.uint16:
         raise ValueError(f'{scene.metadata["asset"]} came as {values.dtype}; Sentinel-2 is uint16.')
-      return base.Patch(values, (values != sensors.S2_NODATA).any(2), bands, unit)
+      return base.Patch(values, sensors.observed(values, sensors.S2_NODATA), bands, unit)
     values = self._pixels(scene.metadata['asset'], grid, bands, _MASKED).astype(np.float32)
     valid = np.isfinite(values) & (values > _MASKED / 2)
     values[~valid] = np.nan
@@ -186,13 +186,11 @@ class EarthEngine:
     """[H, W, C] of an asset on a grid; masked pixels as `masked`, or 0 where that is None."""
     height, width = grid.height_px, grid.width_px
     if height * width * len(bands) * (2 if masked is None else 8) > _MOST_BYTES:
-      axis, half = (0, height // 2) if height >= width else (1, width // 2)
-      parts = (
-        (grid.window(0, 0, half, width), grid.window(half, 0, height - half, width))
-        if axis == 0
-        else (grid.window(0, 0, height, half), grid.window(0, half, height, width - half))
-      )
-      return np.concatenate([self._pixels(asset, part, bands, masked) for part in parts], axis)
+      if height >= width:
+        parts = [grid.window(row, 0, rows, width) for row, rows in _halves(height)]
+      else:
+        parts = [grid.window(0, col, height, cols) for col, cols in _halves(width)]
+      return np.concatenate([self._pixels(asset, part, bands, masked) for part in parts], 0 if height >= width else 1)
     t = grid.transform
     request = {
       'fileFormat': 'NUMPY_NDARRAY', 'bandIds': list(bands),
@@ -244,6 +242,11 @@ class EarthEngine:
       return None
     known = score > _MASKED / 2
     return float((score[known] < _CLEAR).mean()) if known.any() else None
+
+
+def _halves(length: int) -> tuple[tuple[int, int], tuple[int, int]]:
+  """(first, length) of both halves."""
+  return (0, length // 2), (length // 2, length - length // 2)
 
 
 def _outline(geometry: Mapping[str, Any] | None) -> shapely.Geometry | None:

@@ -67,8 +67,6 @@ def data_footprint(file: rasterio.DatasetReader, number: int, unit: str, nodata:
 def _to_lonlat(outline_px: shapely.Polygon, transform: affine.Affine, crs: int | str) -> shapely.Geometry:
   """An outline in pixels of a raster in WGS84, densified, split at the antimeridian."""
   left, top, right, bottom = outline_px.bounds
-  xy = shapely.get_coordinates(shapely.segmentize(outline_px, max(right - left, bottom - top) / 21))
-  x, y = transform * (xy[:, 0], xy[:, 1])
-  lon, lat = base.transformer(crs, 4326).transform(x, y)
-  lon = lon[0] + (np.asarray(lon) - lon[0] + 180) % 360 - 180
-  return base.split_antimeridian(shapely.Polygon(np.column_stack([lon, lat])))
+  drawn = shapely.segmentize(outline_px, max(right - left, bottom - top) / 21)
+  drawn = shapely.transform(drawn, lambda xy: np.column_stack(transform * (xy[:, 0], xy[:, 1])))
+  return base.to_lonlat(np.array([drawn]), crs)[0]

@@ -76,9 +76,9 @@ class LocalScenes:
     groups: dict[tuple[pathlib.Path, str, str], dict[str, raster.RasterBand]] = {}
     whole, banded = [], set()
     for file in sorted(files, key=lambda f: sidecar.pixel_of_file(f.stem)):
-      band, rest = sidecar.band_of_file(file.stem)
       if file.parent.name == _QUALITY:
         continue
+      band, rest = sidecar.band_of_file(file.stem)
       if band:
         banded.add(file.parent)
         key = (cloudmasks.bands_folder(file.parent), rest, sensors.BANDS[band].sensor)

@@ -179,15 +179,15 @@ def _noises_of_some(lon: np.ndarray, lat: np.ndarray, lattices: Sequence[Lattice
   node *= _U(0x9E3779B1)
   node ^= row_hash
   h = mix(node)
-  gradient = (h & _U(0xFFFF)).astype(np.float32)
-  gradient *= np.float32(1 / 32768)
-  gradient -= np.float32(1)
-  gradient *= dx
-  up = (h >> _U(16)).astype(np.float32)
-  up *= np.float32(1 / 32768)
-  up -= np.float32(1)
-  up *= fy[:, None] - np.arange(2, dtype=np.float32)[:, None]
-  near, far = np.add(gradient, up, out=gradient)
+  parts = []
+  for bits, away in ((h & _U(0xFFFF), dx), (h >> _U(16), fy[:, None] - np.arange(2, dtype=np.float32)[:, None])):
+    slope = bits.astype(np.float32)
+    slope *= np.float32(1 / 32768)
+    slope -= np.float32(1)
+    slope *= away
+    parts.append(slope)
+  across, up = parts
+  near, far = np.add(across, up, out=across)
   far -= near
   far *= _eased(dx[0])
   near += far
