@@ -33,6 +33,7 @@ def execute(
   environment: Mapping[str, str] | None = None,
   *,
   settings: Mapping[str, str] | None = None,
+  cells: int | None = None,
   progress: bool = False,
 ) -> nbformat.NotebookNode:
   """A notebook with the outputs of a fresh run; nbclient's CellExecutionError if a cell fails.
@@ -41,11 +42,13 @@ def execute(
     path: .ipynb.
     environment: variables that its kernel gets besides those of this process.
     settings: names that its cell of settings leaves empty -> what a user writes there.
+    cells: how many of its first cells are run; None runs all.
     progress: shows a progress bar.
   """
   import nbclient
 
   notebook = nbformat.read(path, as_version=4)
+  notebook.cells = notebook.cells[:cells]
   for name, value in (settings or {}).items():
     cell = next(cell for cell in notebook.cells if f"{name} = ''\n" in cell['source'])
     cell['source'] = cell['source'].replace(f"{name} = ''\n", f'{name} = {value!r}\n')

@@ -245,25 +245,46 @@ def test_records_at_a_url(quickstart):
     assert server.seen['GET'] > 10
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', NOTEBOOKS)
-def test_notebook(quickstart, served, name):
-  """At a tiny size, on what the quickstart left where it can be used."""
+def tiny_notebook(
+  name: str, work: pathlib.Path, served: Mapping[str, str], settings: Mapping[str, str] | None = None, **options
+):
+  """A notebook's outputs at a tiny size, on what the quickstart left where it can be used."""
   environment = {
-    'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(quickstart),
-    'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '', **served,
+    'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(work),
+    'XLA_FLAGS': QUICK_XLA, 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': str(ROOT), **served,
   }  # fmt: skip
-  notebook = notebooks.execute(ROOT / 'notebooks' / f'{name}.ipynb', environment)
+  return notebooks.execute(ROOT / 'notebooks' / f'{name}.ipynb', environment, settings=settings, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in NOTEBOOKS if name != 'fine_tune_on_your_labels'])
+def test_notebook(quickstart, served, name):
+  notebook = tiny_notebook(name, quickstart, served)
   assert len(notebooks.pictures(notebook)) == NOTEBOOKS[name]
   assert 'SyntheticEarth' in notebooks.said(notebook)
 
 
 @pytest.mark.slow
-def test_a_notebook_on_a_corpus_of_the_users_own(quickstart):
-  """Without labels, as most corpora are, and named as text."""
-  environment = {'DEEPSENTINEL_NOTEBOOK_SIZE': 'tiny', 'DEEPSENTINEL_NOTEBOOK_WORK': str(quickstart)}
-  own = {'CORPUS': str(quickstart / 'corpora' / 'demo_unlabelled')}
-  notebook = notebooks.execute(ROOT / 'notebooks' / 'explore_a_corpus.ipynb', environment, settings=own)
+def test_the_notebook_on_your_labels(quickstart, served):
+  """From polygons to a raster and its legend, and from a raster of one's own, those, to the end."""
+  drawn = tiny_notebook('fine_tune_on_your_labels', quickstart, served, cells=8)
+  [raster], [legend] = ((quickstart / 'labels').glob(f'*_{name}') for name in ('map.tif', 'legend.csv'))
+  own = {'MAP': str(raster), 'LEGEND': os.path.relpath(legend, ROOT)}
+  ended = tiny_notebook('fine_tune_on_your_labels', quickstart, served, own)
+  assert [len(notebooks.pictures(notebook)) for notebook in (drawn, ended)] == [1, 1]
+  assert 'farmland' in notebooks.said(drawn)
+  assert 'which knows nothing of your labels: IMAGERY names real ones' in notebooks.said(ended)
+
+
+@pytest.mark.slow
+def test_a_notebook_on_a_corpus_of_the_users_own(quickstart, served):
+  """Without labels, as most corpora are, of Sentinel-2 alone, and named from the root of the clone."""
+  corpus = quickstart / 'corpora' / 'optical'
+  run(['python', '-m', 'deepsentinel.corpus', '--config=configs/corpora/demo_unlabelled.py', f'--out={corpus}',
+       '--config.source.name=tests.sources.optical:Optical', '--config.patches=3', '--config.patch_px=32',
+       '--config.workers=1'], quickstart)  # fmt: skip
+  own = {'CORPUS': os.path.relpath(corpus, ROOT)}
+  notebook = tiny_notebook('explore_a_corpus', quickstart, served, own)
   assert len(notebooks.pictures(notebook)) == NOTEBOOKS['explore_a_corpus']
 
 

@@ -10,7 +10,7 @@ PLATFORMS = {
   # With a project registered for it: --config.source.project=...; key_file=... of a service account, or the credentials
   # that `earthengine authenticate` left.
   'earthengine': {'name': 'earthengine', 'project': '', 'key_file': ''},
-  # With an account (pip install 'deepsentinel[earthone]', `earthone auth login`); Descartes Labs' successor.
+  # With an account (pip install -e '.[earthone]', `earthone auth login`); Descartes Labs' successor.
   'earthone': {'name': 'earthone'},
   # Without an account (pip install planetary-computer). Its Sentinel-2 carries the +1000 offset of newer products; its
   # Sentinel-1 is terrain-corrected gamma0, which is not Earth Engine's sigma0.

@@ -275,10 +275,7 @@ def _installed() -> str:
       return package
     except ImportError:
       logging.debug('no %s', package, exc_info=True)
-  raise ValueError(
-    "The client of EarthOne is not installed: pip install 'deepsentinel[earthone]' (or, in a checkout, "
-    "pip install -e '.[earthone]')."
-  )
+  raise ValueError("The client of EarthOne is not installed: in the clone, pip install -e '.[earthone]'.")
 
 
 def _canonical(band: Any) -> str:

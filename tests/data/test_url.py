@@ -198,6 +198,11 @@ def test_a_shard_that_is_replaced_is_refused(server, url, how, monkeypatch):
     found.read('s2', [7])
 
 
+def test_a_web_server_that_compresses_json(server, url, made):
+  server.packs = True
+  assert_same(records.RecordSet(url, 'train'), records.RecordSet(made, 'train'))
+
+
 def test_what_cannot_be_read_is_said(server, url, monkeypatch):
   shard = sorted((server.folder / NAME).glob('*-test.tfrecord-*'))[0]
   content = shard.read_bytes()

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import gzip
 import http.server
 import json
 import pathlib
@@ -36,12 +37,14 @@ class Server(http.server.ThreadingHTTPServer):
     seen: how often each kind of fault was put in, and requests by 'GET', 'HEAD' and 'POST'.
     latency_s: before each reply.
     lists: whether folders say what they hold.
+    packs: whether JSON files come compressed, and then without Range, where the client lets them.
     token: what ?token= of a file request has to be; '' asks for none.
   """
 
   daemon_threads = True
   ranges = True
   lists = True
+  packs = False
   latency_s = 0.0
 
   def __init__(self, folder: pathlib.Path):
@@ -128,6 +131,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return Answer(404, b'no such file')
     about = path.stat()
     headers = {'ETag': f'"{about.st_mtime_ns:x}-{about.st_size:x}"'}
+    if self.server.packs and path.suffix == '.json' and 'gzip' in (self.headers.get('Accept-Encoding') or ''):
+      self.server.seen['packed'] += 1
+      return Answer(200, gzip.compress(path.read_bytes()), {'Content-Encoding': 'gzip'})
     match = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or '')
     if not match or not self.server.ranges:
       return Answer(200, path.read_bytes(), headers)

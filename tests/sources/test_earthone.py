@@ -194,7 +194,7 @@ def test_bad_arguments_are_named(monkeypatch):
   with monkeypatch.context() as without:
     without.setitem(sys.modules, 'earthdaily.earthone', None)
     without.setitem(sys.modules, 'descarteslabs', None)
-    with pytest.raises(ValueError, match=r"pip install 'deepsentinel\[earthone\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[earthone\]'"):
       source()
   with pytest.raises(ValueError, match='s2_product or s1_product'):
     earthone.EarthOne(s2_product='', s1_product='')

@@ -15,6 +15,6 @@ class Builder(packaging.CorpusBuilder):
   CONFIGS = (
     _DEMO,
     packaging.CorpusConfig(name='unlabelled_10k', description='10,000 patches.', corpus='unlabelled_10k'),
-    packaging.CorpusConfig(name='unlabelled_100k', description='100,000 patches.', corpus='unlabelled_100k', beam=True),
+    packaging.CorpusConfig(name='unlabelled_100k', description='100,000 patches.', corpus='unlabelled_100k'),
     packaging.CorpusConfig(name='custom', description='A corpus folder of your own.'),
   )
