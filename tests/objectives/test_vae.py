@@ -1,5 +1,7 @@
 """The VAE's losses by hand, and the paper's parameter count."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,7 @@ def test_parameters_of_the_paper():
 
 def _module(**options):
   config = common.get_config('small')
+  config.encoder.update({'name': 'resnet10', 'width': 8})
   config.pretrain.objective = 'vae'
   config.pretrain.vae.update(options)
   return models.build(config, 'pretrain')
@@ -51,8 +54,13 @@ def _batch(module, size):
   }  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _apply(module, variables, batch, train):
+  return module.apply(variables, batch, train=train, mutable=['batch_stats'])
+
+
 def _loss(module, variables, batch, train=True):
-  (loss, parts), _ = module.apply(variables, batch, train=train, mutable=['batch_stats'])
+  (loss, parts), _ = _apply(module, variables, batch, train)
   return loss, parts
 
 

@@ -11,6 +11,11 @@ from tests.train import tiny_model
 BANDS = ('B2', 'B8', 'B11', 'B12', 'VV')
 
 _paint = jax.jit(clouds.paint, static_argnums=(2, 3))
+_shade = jax.jit(clouds.shade, static_argnums=(2, 3))
+
+
+def _prepared(prepare, batch, train=True):
+  return jax.jit(lambda batch: prepare(batch, 0, train=train))(batch)
 
 
 def test_masked_cloud():
@@ -28,8 +33,8 @@ def test_masked_cloud():
 
 def test_masked_cloud_takes_optical_pixels_alone():
   batch = {k: jax.numpy.asarray(v) for k, v in tiny_model.host_batch(0, 8, 1, labels=True).items()}
-  plain = tiny_model.prepare(labels=True)(batch, 0, train=True)
-  out = dataclasses.replace(tiny_model.prepare(labels=True), masked_cloud=1.0)(batch, 0, train=True)
+  plain = _prepared(tiny_model.prepare(labels=True), batch)
+  out = _prepared(dataclasses.replace(tiny_model.prepare(labels=True), masked_cloud=1.0), batch)
   lost = np.asarray(plain['valid'] & ~out['valid'])
   assert lost[..., :3].any((1, 2, 3, 4)).mean() > 0.8
   assert not lost[..., 3:].any()
@@ -77,8 +82,7 @@ def test_shadow_darkens_less_the_shorter_the_wave_and_never_the_radar():
   keys = rngs.example_keys(rngs.stream_key(0, 'x', 0), 0, 400)
   values = np.full((400, 2, 32, 32, len(BANDS)), 0.2, np.float32)
   values[..., -1] = -12
-  shade = jax.jit(clouds.shade, static_argnums=(2, 3))
-  left = np.asarray(shade(keys, values, BANDS, 0.5)) / values
+  left = np.asarray(_shade(keys, values, BANDS, 0.5)) / values
   np.testing.assert_array_equal(left[..., -1], 1)
   blue, infrared, short_wave = left[..., 0], left[..., 1], left[..., 3]
   some = blue.min((2, 3)) < 1
@@ -90,12 +94,12 @@ def test_shadow_darkens_less_the_shorter_the_wave_and_never_the_radar():
   assert (short_wave <= infrared).all()
   share = (blue < 1).mean((2, 3))[some]
   np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.1)
-  np.testing.assert_array_equal(shade(keys, values, BANDS, 0.0), values)
-  np.testing.assert_allclose(clouds.shade(keys[396:], values[396:], BANDS, 0.5), left[396:] * values[396:], rtol=1e-5)
+  np.testing.assert_array_equal(_shade(keys, values, BANDS, 0.0), values)
+  np.testing.assert_allclose(_shade(keys[396:], values[396:], BANDS, 0.5), left[396:] * values[396:], rtol=1e-5)
   # In training alone, before standardising.
   batch = {k: jax.numpy.asarray(v) for k, v in tiny_model.host_batch(0, 8, 1, labels=True).items()}
   prepare = tiny_model.prepare(labels=True)
-  plain, shaded = (dataclasses.replace(prepare, cloud_shadow=p)(batch, 0, train=True) for p in (0.0, 1.0))
+  plain, shaded = (_prepared(dataclasses.replace(prepare, cloud_shadow=p), batch) for p in (0.0, 1.0))
   np.testing.assert_array_equal(plain['valid'], shaded['valid'])
   np.testing.assert_array_equal(plain['images'][..., 3:], shaded['images'][..., 3:])
   assert (np.asarray(shaded['images'] <= plain['images'])[..., :3]).all()
@@ -105,31 +109,29 @@ def test_shadow_darkens_less_the_shorter_the_wave_and_never_the_radar():
 def test_painting_is_the_same_for_an_example_in_any_batch():
   keys = rngs.example_keys(rngs.stream_key(0, 'x', 0), 0, 8)
   values = np.random.default_rng(0).uniform(0, 0.4, (8, 2, 16, 16, len(BANDS))).astype(np.float32)
-  whole = np.asarray(clouds.paint(keys, values, BANDS, 0.5))
-  np.testing.assert_allclose(clouds.paint(keys[4:], values[4:], BANDS, 0.5), whole[4:], rtol=1e-6)
-  np.testing.assert_array_equal(clouds.paint(keys, values, BANDS, 0.0), values)
+  whole = np.asarray(_paint(keys, values, BANDS, 0.5))
+  np.testing.assert_allclose(_paint(keys[4:], values[4:], BANDS, 0.5), whole[4:], rtol=1e-6)
+  np.testing.assert_array_equal(_paint(keys, values, BANDS, 0.0), values)
 
 
 def test_painted_cloud_comes_before_standardising_and_hides_no_pixel():
   batch = {k: jax.numpy.asarray(v) for k, v in tiny_model.host_batch(0, 8, 1, labels=True).items()}
   prepare = tiny_model.prepare(labels=True)
-  plain, painted = (dataclasses.replace(prepare, painted_cloud=p)(batch, 0, train=True) for p in (0.0, 1.0))
+  plain, painted = (_prepared(dataclasses.replace(prepare, painted_cloud=p), batch) for p in (0.0, 1.0))
   np.testing.assert_array_equal(plain['valid'], painted['valid'])
   np.testing.assert_array_equal(plain['images'][..., 3:], painted['images'][..., 3:])
   assert not np.asarray(painted['images'])[~np.asarray(painted['valid'])].any()
   changed = np.asarray(painted['images'] - plain['images'])[..., :3]
   assert (np.abs(changed).max((1, 2, 3, 4)) > 0).all()
   # Only training sees it.
-  still = dataclasses.replace(prepare, painted_cloud=1.0)(batch, 0, train=False)
-  np.testing.assert_array_equal(still['images'], prepare(batch, 0, train=False)['images'])
+  still = _prepared(dataclasses.replace(prepare, painted_cloud=1.0), batch, False)
+  np.testing.assert_array_equal(still['images'], _prepared(prepare, batch, False)['images'])
 
 
 def test_a_view_that_lost_its_radar_keeps_the_ground():
   batch = {k: jax.numpy.asarray(v) for k, v in tiny_model.host_batch(0, 16, 1, labels=True).items()}
   dropped = dataclasses.replace(tiny_model.prepare(labels=True), sensor_dropout=1.0)
-  plain, clouded = (
-    dataclasses.replace(dropped, painted_cloud=p, masked_cloud=p)(batch, 0, train=True) for p in (0.0, 1.0)
-  )
+  plain, clouded = (_prepared(dataclasses.replace(dropped, painted_cloud=p, masked_cloud=p), batch) for p in (0.0, 1.0))
   optical_alone = np.asarray(plain['present'][:, 0, 0] & ~plain['present'][:, 0, 3])
   assert 0 < optical_alone.sum() < 16
   for name in ('images', 'valid', 'present'):

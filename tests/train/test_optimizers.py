@@ -70,7 +70,7 @@ def test_bfloat16_arithmetic_keeps_float32_parameters_and_losses(objective, stag
       variables = state.init_variables(module, example, jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (4, *example['images'].shape[1:]))
     batch = {**jax.tree.map(lambda x: jnp.repeat(x, 4, 0), example), 'images': images}
-    loss, _ = module.apply(variables, batch, train=False)
+    loss, _ = jax.jit(functools.partial(module.apply, train=False))(variables, batch)
     assert loss.dtype == jnp.float32
     losses[dtype] = np.asarray(loss)
     shapes = state.variable_shapes(module, example)
