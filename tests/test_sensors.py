@@ -105,6 +105,29 @@ def test_numbers_in_their_storage_form_come_out_as_by_way_of_floats(values, vali
   )
 
 
+@hypothesis.given(
+  hnp.arrays(np.float32, (3, 5, 2), elements=st.one_of(st.floats(-1, 8, width=32), st.just(np.float32(np.nan)))),
+  hnp.arrays(bool, st.sampled_from([(3, 5), (3, 5, 2)])),
+  st.booleans(),
+)
+def test_reflectance_is_rounded_in_double_precision_pixel_by_pixel(values, valid, all_valid):
+  given = values.copy()
+  stored = sensors.store_reflectance(values, 'reflectance', None if all_valid else valid)
+  np.testing.assert_array_equal(values, given)
+  mask = np.broadcast_to(True if all_valid else valid if valid.ndim == 3 else valid[..., None], values.shape)
+  expected = [
+    min(max(round(float(value) * 10_000), 1), 65_535) if known and np.isfinite(value) else 0
+    for value, known in zip(values.ravel(), mask.ravel(), strict=True)
+  ]
+  assert stored.ravel().tolist() == expected
+
+
+def test_a_median_at_the_edge_of_two_numbers_tells_the_unit():
+  assert sensors.store_reflectance(np.array([0.5, 30.0, 0.5, 5.0]).reshape(2, 2, 1), 'reflectance').any()
+  with pytest.raises(ValueError, match='median of 250'):
+    sensors.store_reflectance(np.array([0.5, 500.0, 0.5, 500.0]).reshape(2, 2, 1), 'reflectance')
+
+
 def test_a_stored_array_is_not_the_one_that_was_given():
   values = np.full((2, 2, 1), 5, np.uint16)
   sensors.store_reflectance(values, 'reflectance_x1e4')[:] = 0

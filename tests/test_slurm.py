@@ -287,7 +287,7 @@ def test_one_experiment_of_two_processes_is_requeued(tmp_path):
   command = with_options(
     line('sbatch'), nodes=1, ntasks_per_node=2, config=config(tmp_path, 'none_resnet18'), workdir=workdir
   )
-  command += [f'--config.{key}={value}' for key, value in settings(steps=100, every_steps=4).items()]
+  command += [f'--config.{key}={value}' for key, value in settings(steps=60, every_steps=4).items()]
   said = run('sbatch', '--parsable', f'--output={log}', *command[1:])
   assert said.returncode == 0, said.stderr
   job = said.stdout.strip()
@@ -295,7 +295,7 @@ def test_one_experiment_of_two_processes_is_requeued(tmp_path):
   assert run('scancel', '--signal=USR1', '--batch', job).returncode == 0
   wait_until(lambda: 'PENDING' in run('squeue', '-h', '-o', '%T', '-j', job).stdout, log.read_text)
   stopped = checkpoints(workdir)
-  assert max(stopped) < 100
+  assert max(stopped) < 60
   assert f'Stopped by signal 15 at step {max(stopped)} of finetune' in log.read_text()
   wait_until(lambda: job not in run('squeue', '-h', '-o', '%A').stdout, log.read_text)
   assert checkpoints(workdir).items() > stopped.items(), 'finished steps were done again'
