@@ -209,13 +209,10 @@ def plan(
       rows.append(
         manifest.blank_row()
         | {'id': name, 'number': len(rows), 'block': int(block), 'scene': scene, 'mine': int(taken[i])}
-        | {
-          'lon_deg': float(lon),
-          'lat_deg': float(lat),
-          'country': str(region.country_of(np.array([lon]), np.array([lat]))[0]),
-        }
+        | {'lon_deg': float(lon), 'lat_deg': float(lat)}
       )
-  return rows
+  lon_lat = np.array([(row['lon_deg'], row['lat_deg']) for row in rows])
+  return [row | {'country': str(name)} for row, name in zip(rows, region.country_of(*lon_lat.T), strict=True)]
 
 
 def _inputs(settings: Mapping[str, Any], source: Any, region: points.Region) -> tuple[np.ndarray, np.ndarray | None]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from deepsentinel.corpus import blocks, catalogue, grid, manifest, pairs, worker
+from deepsentinel.corpus import blocks, catalogue, grid, manifest, pairs, reasons, worker
 from deepsentinel.corpus.pool import Pool
 from deepsentinel.sources import base
 
@@ -27,7 +27,8 @@ def pair(shop: worker.Workshop, folder: pathlib.Path, rows: dict[str, Row], todo
   """Gives each row named in `todo` its point, grid and pair, or the reason why it has none.
 
   A point without a pair is drawn again, in the same block; one that was planned where it is (a mine) takes another
-  block. Each result goes to the journal, and the answers of a platform to the catalogue's files.
+  block. So is one whose scenes had no pixels when they were read. Each result goes to the journal, and the answers of a
+  platform to the catalogue's files.
 
   Args:
     shop: of the corpus.
@@ -38,7 +39,9 @@ def pair(shop: worker.Workshop, folder: pathlib.Path, rows: dict[str, Row], todo
   """
   waiting: dict[int, list[tuple[Row, int]]] = collections.defaultdict(list)
   for i in todo:
-    waiting[rows[i]['block']].append((rows[i] | {'reason': '', 'state': 'planned'}, 0))
+    row = rows[i]
+    attempt = row['attempts'] if reasons.kind(row['reason']) == 'nodata' else 0
+    waiting[row['block']].append((row | {'reason': '', 'state': 'planned'}, attempt))
   progress = tqdm.tqdm(total=len(todo), desc='Pairing', unit=' points', smoothing=0.05, mininterval=0.5)
   with progress, manifest.open_journal(folder) as journal:
     while waiting:

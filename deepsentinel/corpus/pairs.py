@@ -60,7 +60,9 @@ def _product(sensor: str, scene_id: str) -> _Product:
     start, stop = _stamp(name['start']), _stamp(name['stop'])
     acquisition = (name['mission'].upper(), name['mode'].upper(), name['orbit'])
     return _Product((order, 'COG' in scene_id.upper()), acquisition, start + (stop - start) / 2)
-  rank = (0 if name['level'].upper() == 'L2A' else 1, -int(name['baseline'] or 0))
+  baseline = int(name['baseline'] or 0)
+  # 9999 is of none of ESA's: whatever has one is better known.
+  rank = (0 if name['level'].upper() == 'L2A' else 1, 0 if baseline >= 9900 else -baseline)
   if not name['tile']:
     return _Product(rank, own, None)
   return _Product(rank, (name['mission'].upper(), name['time'].upper(), name['orbit'], name['tile'].upper()), None)

@@ -22,6 +22,7 @@ from deepsentinel.data.download import SUMS, parsed_sums
 
 CARD = 'README.md'
 _BLOCK_BYTES = 1 << 20
+_NAMED = 5  # files that an error names
 
 
 def publish(folder: pathlib.Path, url: str, *, workers: int = 8, progress: bool = True) -> int:
@@ -99,9 +100,11 @@ def verify(url: str, *, workers: int = 8, progress: bool = True) -> int:
     results = tqdm(pool.map(differs, wanted), total=len(wanted), desc='reading back', unit='file', disable=not progress)
     wrong = [name for name in results if name]
   if wrong:
+    shown = ', '.join(wrong[:_NAMED]) + (', ...' if len(wrong) > _NAMED else '')
+    # Most stores do not say a file's checksum: one that is there with its length would be taken for the same.
     raise ValueError(
-      f'{len(wrong)} of {len(wanted)} files at {url} are gone or not what was published, such as {wrong[0]}. Run the '
-      'publishing command again.'
+      f'{len(wrong)} of {len(wanted)} files at {url} are gone or not what was published: {shown}. Delete there what is '
+      'left of them (or the whole folder) and run the publishing command again.'
     )
   return len(wanted)
 

@@ -26,6 +26,7 @@ from deepsentinel.corpus import (
   page,
   pairing,
   points,
+  reasons,
   settings,
   splits,
   worker,
@@ -80,6 +81,10 @@ def run(
         rows[patch_id]['state'] = 'planned'
     again = ('planned', 'failed') if retry_failed else ('planned',)
     todo = [i for i, row in rows.items() if row['state'] in again]
+    for row in (rows[i] for i in todo):
+      row['state'] = 'planned'  # until it is fetched the corpus is not whole, as the card then says
+      if not shop.is_placed and reasons.kind(row['reason']) == 'nodata':
+        row |= {'s2_scene': '', 's1_scene': ''}  # the same scenes would have no pixels again
     if todo:
       if shop.is_remote:
         shop.source.connect()  # a platform that lets no one in would else fail patch by patch
@@ -153,8 +158,9 @@ def _placed_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
   if not places:
     raise ValueError(f'The source {shop.settings["source"]} has no patches.')
   side, pixel_m = shop.settings['patch_px'], shop.settings['pixel_m']
-  everywhere = points.Region()
-  for number, place in enumerate(places):
+  centres = np.array([_centre_lonlat(place.grid) for place in places])
+  countries = points.Region().country_of(*centres.T)
+  for number, (place, (lon, lat), country) in enumerate(zip(places, centres.tolist(), countries, strict=True)):
     if not _ID.fullmatch(place.id):
       raise ValueError(f'The source names a patch {place.id!r}, which cannot be a folder name.')
     g = place.grid
@@ -163,8 +169,6 @@ def _placed_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
         f'Patch {place.id} of the source is {g.height_px} x {g.width_px} px of {g.pixel_m:g} m; the config asks for '
         f'{side} x {side} of {pixel_m:g} m. Set patch_px={g.height_px} and pixel_m={g.pixel_m:g}.'
       )
-    left, bottom, right, top = g.bounds
-    lon, lat = base.transformer(g.epsg, 4326).transform((left + right) / 2, (bottom + top) / 2)
     s2, s1 = place.scenes.get('sentinel2'), place.scenes.get('sentinel1')
     hours = float('nan')
     if s2 and s1 and base.UNKNOWN_TIME not in (s2.time, s1.time):
@@ -173,12 +177,17 @@ def _placed_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
       'id': place.id,
       'number': number,
       'attempts': 1,
-      'lon_deg': float(lon),
-      'lat_deg': float(lat),
-      'country': str(everywhere.country_of(np.array([lon]), np.array([lat]))[0]),
+      'lon_deg': lon,
+      'lat_deg': lat,
+      'country': str(country),
       'classes': ';'.join(place.classes),
       'gap_hours': hours,
     }
+
+
+def _centre_lonlat(grid: base.PatchGrid) -> tuple[float, float]:
+  left, bottom, right, top = grid.bounds
+  return base.transformer(grid.epsg, 4326).transform((left + right) / 2, (bottom + top) / 2)
 
 
 def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[str, Any]]) -> geopandas.GeoDataFrame:
@@ -205,16 +214,19 @@ def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[st
   _write_card(folder, shop, rows)
   if with_splits:
     print(splits.summary(table))
-  reasons = _grouped([row['reason'] for row in rows.values() if row['state'] == 'failed'])
-  if reasons:
-    print(f'{len(rows) - len(done)} of {len(rows)} patches failed; --retry_failed tries them again:')
-    for reason, count in reasons[:10]:
+  kinds = _grouped([row['reason'] for row in rows.values() if row['state'] == 'failed'])
+  if kinds:
+    print(
+      f'{len(rows) - len(done)} of {len(rows)} patches failed; --retry_failed tries them again, with other scenes for '
+      'those without pixels:'
+    )
+    for reason, count in kinds[:10]:
       print(f'{count:>7}  {reason[:200]}')
   attempts = sum(row['attempts'] for row in rows.values())
   drawn = '' if shop.is_placed or shop.settings['mines']['polygons'] else f'; {attempts} points were drawn'
   print(f'{folder}: {len(done)} patches{drawn}.')
   if not done:
-    reason, count = reasons[0]
+    reason, count = kinds[0]
     raise ValueError(
       f'Not one of {len(rows)} patches could be fetched. Most common reason, of {count}: {reason.rstrip(".")}. '
       'Mend it (in a new --out if a setting was wrong) and run the command with --retry_failed.'

@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -125,6 +127,13 @@ def _check_values(settings: dict[str, Any]) -> None:
   require(split['block_km'] > 0, 'split.block_km', 'above 0')
   require(split['draws'] >= 1, 'split.draws', '1 and above')
   require(split['buffer_km'] >= 0, 'split.buffer_km', '0 and above')
+  splits = split['method'] == 'blocks' and (settings['labelled'] or mines['polygons'])
+  if splits and split['buffer_km'] < 2 * half_diagonal_km:
+    logging.warning(
+      'split.buffer_km is %g, and patches of %d px touch where they are %.2f km apart: one that trains may show ground '
+      'of one that tests. --config.split.buffer_km=%.2f keeps them apart.',
+      split['buffer_km'], settings['patch_px'], 2 * half_diagonal_km, math.ceil(200 * half_diagonal_km) / 100,
+    )  # fmt: skip
   shares = [split[name] for name in ('train', 'validation', 'test')]
   if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
     raise ValueError(f'split.train, split.validation and split.test must add up to 1; found {shares}.')

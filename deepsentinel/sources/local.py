@@ -139,7 +139,8 @@ class LocalScenes:
   def _timed(self, facts: sidecar.Facts) -> sidecar.Facts:
     if facts.id not in self._times:
       return facts
-    return dataclasses.replace(facts, time=sidecar.parse_time(self._times[facts.id], f'times[{facts.id!r}]'))
+    stated = self._times[facts.id]
+    return facts.at(sidecar.parse_time(stated, f'times[{facts.id!r}]'), date_only=sidecar.is_date(stated))
 
   def _from_catalogue(self, row: Mapping[str, Any], catalogue: pathlib.Path) -> scenefiles.LocalScene:
     where = f'{catalogue}, scene {row.get("id") or row.get("files")}'
@@ -161,6 +162,8 @@ class LocalScenes:
       metadata['cloud_share'] = float(row['cloud_share'])
     if row.get('processing_baseline'):
       metadata['processing_baseline'] = str(row['processing_baseline'])
+    if sidecar.is_date(row.get('time')):
+      metadata['date_only'] = True
     facts = sidecar.Facts(
       id=str(row.get('id') or files[0].stem),
       sensor=sensor,

@@ -52,6 +52,11 @@ class Facts:
       values[field.name] = {**theirs, **mine} if field.name == 'metadata' else theirs if silent else mine
     return Facts(**values)
 
+  def at(self, time: datetime.datetime, *, date_only: bool) -> 'Facts':
+    """These facts with another time; with `date_only` the day alone is known."""
+    rest = {key: value for key, value in self.metadata.items() if key != 'date_only'}
+    return dataclasses.replace(self, time=time, metadata={**rest, 'date_only': True} if date_only else rest)
+
 
 def canonical_band(name: str) -> str:
   """'B2' for 'B02', 'b2' or 'blue'; '' for what names no band of `sensors.BANDS`."""
@@ -94,6 +99,11 @@ def parse_time(value: Any, where: str) -> datetime.datetime:
     except ValueError as e:
       raise ValueError(f'{where}: {value!r} is no time; write it as 2020-02-23T03:27:39Z.') from e
   return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
+
+
+def is_date(value: Any) -> bool:
+  """Whether text names a day and no time of it."""
+  return re.fullmatch(r'\d{4}-?\d{2}-?\d{2}', str(value).strip()) is not None
 
 
 def _compact_time(day: str, clock: str) -> datetime.datetime:
@@ -187,6 +197,11 @@ def stac_raster(asset: Mapping[str, Any]) -> dict[str, Any]:
   keys = ('scale', 'offset', 'nodata', 'spatial_resolution', 'gsd')
   found = {key: said.get(f'raster:{key}', said.get(key)) for key in keys}
   return {key: value for key, value in found.items() if value is not None}
+
+
+def is_reprocessed(facts: Facts) -> bool:
+  """Whether a Sentinel-2 product is of no baseline of ESA's (99.99, ...), so that its offset is not known."""
+  return str(facts.metadata.get('processing_baseline', '')) >= '99'
 
 
 def from_stac(item: Mapping[str, Any]) -> Facts:

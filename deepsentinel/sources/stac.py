@@ -20,6 +20,7 @@ from deepsentinel.sources import base, cloudmasks, raster, remote, scenefiles, s
 # Sentinel-2 as ESA distributes it: reflectance x 10,000, plus 1000 from this processing baseline on.
 PRODUCT_UNIT = 'product'
 _OFFSET_FROM = '04.00'
+_WIDEST_M2 = 4e11  # no scene is so large: a Sentinel-1 strip of wide swath has 2e11
 _PAGE_ITEMS = 100  # servers' own default is often ten; at several hundred some answers grow too large for their gateway
 _Read = TypeVar('_Read')
 
@@ -153,6 +154,7 @@ class StacScenes:
       items = content.get('features') if isinstance(content, dict) else content
       if not isinstance(items, list) or not all(isinstance(i, dict) and 'assets' in i for i in items):
         raise ValueError(f'{path} is neither a STAC catalogue nor a list of STAC items; give the URL of an API or one.')
+      items = [_beside(item, path.parent) for item in items]
     elif '://' in self.url and self._api.conforms_to('ITEM_SEARCH'):
       return None
     else:
@@ -172,17 +174,26 @@ class StacScenes:
     return listed
 
   def _scenes(self, items: Sequence[Mapping[str, Any]], sensor: str) -> list[base.Scene]:
-    """Items as scenes; those without a geometry or without a band are left out."""
+    """Items as scenes; those are left out that lack a geometry or a band, or of which nobody knows the offset."""
     wanted = self.spec.s2_bands if sensor == 'sentinel2' else self.spec.s1_bands
     scenes = {}
     for item in items:
       assets = _assets(item)
-      if item.get('geometry') and all(band in assets for band in wanted):
-        scenes[item['id']] = self._scene(item, sensor, {band: assets[band] for band in wanted}, _classified(item))
+      if sensor == 'sentinel2' and self._product_unit and sidecar.is_reprocessed(sidecar.from_stac(item)):
+        continue
+      footprint = _footprint(item['geometry']) if item.get('geometry') else None
+      if footprint is not None and all(band in assets for band in wanted):
+        chosen = {band: assets[band] for band in wanted}
+        scenes[item['id']] = self._scene(item, sensor, footprint, chosen, _classified(item))
     return list(scenes.values())
 
   def _scene(
-    self, item: Mapping[str, Any], sensor: str, assets: Mapping[str, Mapping[str, Any]], cloud_mask: str
+    self,
+    item: Mapping[str, Any],
+    sensor: str,
+    footprint: shapely.Geometry,
+    assets: Mapping[str, Mapping[str, Any]],
+    cloud_mask: str,
   ) -> base.Scene:
     facts = sidecar.from_stac(item).over(sidecar.from_name(str(item['id'])))
     where = f'STAC item {item["id"]} of {self.url}'
@@ -210,7 +221,6 @@ class StacScenes:
         raise ValueError(f'{where} says {said}; {name} is {ours!r}. Pass {name}={said!r}, or another collection.')
     if facts.time is None:
       raise ValueError(f'{where} says no time (datetime or start_datetime).')
-    footprint = base.split_antimeridian(shapely.make_valid(shapely.geometry.shape(item['geometry'])))
     # A word ('nan') where JSON has no number for it; None takes the file's own.
     listed = {band: sidecar.stac_raster(asset).get('nodata') for band, asset in assets.items()}
     nodata = {band: None if value is None else float(value) for band, value in listed.items()}
@@ -302,6 +312,30 @@ def _json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text())
   except ValueError as e:
     raise ValueError(f'{path} is no readable JSON: {e}.') from e
+
+
+def _beside(item: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+  """An item of a file whose assets lie where they are relative to it."""
+  assets = dict(item['assets'])
+  for key, asset in assets.items():
+    href = str(asset.get('href') or '')
+    if href and not href.startswith('/') and '://' not in href:
+      assets[key] = {**asset, 'href': str(folder / href)}
+  return {**item, 'assets': assets}
+
+
+def _footprint(geometry: Mapping[str, Any]) -> shapely.Geometry | None:
+  """An item's outline within -180 to 180 degrees; None of one that no scene can have.
+
+  Catalogues hold outlines across the antimeridian that run the other way round the globe: what is wider than half of
+  it is taken to go on past 180 degrees.
+  """
+  parts = shapely.get_parts(shapely.geometry.shape(geometry))
+  bounds = shapely.bounds(parts)
+  for k in np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180):
+    parts[k] = shapely.transform(parts[k], lambda xy: xy + np.where(xy[:, :1] < 0, [360, 0], [0, 0]))
+  outline = base.split_antimeridian(shapely.union_all(shapely.make_valid(parts)))
+  return outline if abs(base.GEOD.geometry_area_perimeter(outline)[0]) < _WIDEST_M2 else None
 
 
 def _assets(item: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

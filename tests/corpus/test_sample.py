@@ -191,6 +191,53 @@ def test_retry_failed_fetches_the_recorded_scenes(tmp_path, sampled, monkeypatch
   assert again.manifest().equals(sampled.manifest())
 
 
+def test_retry_failed_draws_other_points_for_scenes_without_pixels(tmp_path, capsys):
+  folder = tmp_path / 'tiny'
+  before = corpus.run(tiny_config(dark=0.4), folder).manifest().set_index('id')
+  dark = before.index[before['state'] == 'failed']
+  assert '--retry_failed tries them again, with other scenes for those without pixels' in capsys.readouterr().out
+  after = corpus.run(tiny_config(dark=0.4), folder, retry_failed=True).manifest().set_index('id')
+  assert (after.loc[dark, 'attempts'] > before.loc[dark, 'attempts']).all()
+  assert (after.loc[dark, ['lon_deg', 'lat_deg']] != before.loc[dark, ['lon_deg', 'lat_deg']]).all(axis=None)
+  assert (after.loc[dark, 'state'] == 'done').any()
+  done = before.index[before['state'] == 'done']
+  assert after.loc[done].drop(columns='split').equals(before.loc[done].drop(columns='split'))
+
+
+def test_a_corpus_whose_retry_was_killed_is_not_whole(tmp_path, monkeypatch):
+  folder = tmp_path / 'tiny'
+  corpus.run(tiny_config(broken=0.4), folder)
+  written = []
+
+  def write(*arguments):
+    if written:
+      raise KeyboardInterrupt
+    written.append(arguments)
+    return patchfiles.write(*arguments)
+
+  with monkeypatch.context() as m:
+    m.setattr(tiny_source.TinyEarth, '_chance', lambda self, scene: 1.0)
+    m.setattr(worker, 'patchfiles', types.SimpleNamespace(write=write, remove=patchfiles.remove))
+    with pytest.raises(KeyboardInterrupt):
+      corpus.run(tiny_config(broken=0.4), folder, retry_failed=True)
+  assert not corpus.Corpus(folder).card['complete']
+  assert '' in set(corpus.Corpus(folder).manifest().query('state == "done"')['split'])
+  whole = corpus.run(tiny_config(broken=0.4), folder)
+  assert whole.card['complete']
+  assert '' not in set(whole.manifest().query('state == "done"')['split'])
+
+
+def test_a_buffer_narrower_than_a_patch_is_said(caplog):
+  config = tiny_config()
+  config.labelled, config.patch_px, config.split.method, config.split.buffer_km = True, 512, 'blocks', 3.7
+  settings.checked(config)
+  assert '--config.split.buffer_km=7.25 keeps them apart' in caplog.text
+  caplog.clear()
+  config.split.buffer_km = 7.25
+  settings.checked(config)
+  assert not caplog.text
+
+
 def test_a_point_without_a_pair_is_drawn_again(tmp_path):
   made = corpus.run(tiny_config(barren=14.0), tmp_path / 'tiny')
   table = made.manifest()

@@ -13,6 +13,7 @@ import scipy.ndimage
 import shapely
 
 from deepsentinel import sensors
+from deepsentinel.corpus import pairs
 from deepsentinel.sources import base, local, raster, sidecar
 from tests.sources.scene_files import EPSG, GRID, NAME, X, Y, only, random, write
 
@@ -220,6 +221,16 @@ def test_catalogue_as_csv_and_json(tmp_path):
     assert (source.read(second, GRID, ('VV',)).to_storage() == -1000).all()
     patch = source.read(first, GRID, ('B2',))
     np.testing.assert_array_equal(patch.to_storage(), patch.values - 1000)
+  dated = [{**as_json[0], 'time': '2022-06-01'}, {**as_json[1], 'time': '2022-06-04T17:00Z'}]
+  (tmp_path / 'dated.json').write_text(json.dumps(dated))
+  day, moment = local.LocalScenes(str(tmp_path / 'dated.json')).scenes()
+  assert (day.metadata['date_only'], 'date_only' in moment.metadata) == (True, False)
+  assert pairs.gap(day, moment) == datetime.timedelta(days=3)
+  (stated,) = (
+    s for s in local.LocalScenes(str(tmp_path / 'dated.json'), times={'second': '2022-06-03'}).scenes()
+    if s.id == 'second'
+  )  # fmt: skip
+  assert stated.metadata['date_only']
   for change, message in [
     ({'colour': 'x'}, r"unknown column\(s\) \['colour'\]\. Known: id"),
     ({'files': []}, '"files" is empty'),

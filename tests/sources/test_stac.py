@@ -220,6 +220,27 @@ def test_units_follow_the_catalogue(server):
   assert unit({'s2_unit': 'reflectance_x1e4'}) == 'reflectance_x1e4'
 
 
+def test_an_item_of_no_known_baseline_is_left_out_where_its_offset_would_be_guessed(server):
+  files = dict.fromkeys(('blue', 'red'), 'x')
+  days = {'2020-04-02': '05.00', '2020-04-07': '99.99'}
+  server.items = [item(day, 'sentinel2', files, **{'s2:processing_baseline': b}) for day, b in days.items()]
+  (scene,) = source(server, s2_unit='product').search('sentinel2', outline(), *SPRING)
+  assert scene.id.endswith('04-02')
+  assert len(source(server, s2_unit='reflectance_x1e4').search('sentinel2', outline(), *SPRING)) == 2
+
+
+def test_outlines_that_run_the_wrong_way_round_the_globe(server):
+  """A tile across the antimeridian whose outline goes through Greenwich, and one of half the world."""
+  files = dict.fromkeys(('blue', 'red'), 'x')
+  across, world = item('2020-04-02', 'sentinel2', files), item('2020-04-07', 'sentinel2', files)
+  ring = [[179.2, -41], [-179.5, -41], [-179.5, -42], [179.2, -42], [179.2, -41]]
+  across['geometry'] = {'type': 'Polygon', 'coordinates': [ring]}
+  world['geometry'] = shapely.geometry.mapping(shapely.box(-170, -90, 180, -35))
+  server.items = [across, world]
+  (scene,) = source(server).search('sentinel2', shapely.box(-180, -90, 180, 90), *SPRING)
+  assert scene.footprint.equals(shapely.union(shapely.box(179.2, -42, 180, -41), shapely.box(-180, -42, -179.5, -41)))
+
+
 def test_an_item_of_stac_1_1_says_the_same(server):
   """As the Copernicus Data Space writes them: finest of several assets a band, scale and nodata in the asset itself."""
   about = {'data_type': 'uint16', 'nodata': 0, 'raster:scale': 0.0001, 'raster:offset': -0.1}
@@ -269,6 +290,12 @@ def test_a_static_catalogue_is_walked(server, folder, tmp_path):
   found = here.search('sentinel2', outline(), *SPRING)
   assert [scene.id[-5:] for scene in found] == ['04-02', '04-07', '04-12', '04-17']
   np.testing.assert_array_equal(here.read(found[0], GRID, ('B4',)).values[..., 0], of_file(folder, 'red'))
+  items = [{**c, 'assets': {k: {**a, 'href': f'./{pathlib.Path(a["href"]).name}'} for k, a in c['assets'].items()}}
+           for c in server.items]  # fmt: skip
+  (folder / 'items.json').write_text(json.dumps(items))
+  beside = source(server, url=str(folder / 'items.json'))
+  (first, *_) = beside.search('sentinel2', outline(), *SPRING)
+  np.testing.assert_array_equal(beside.read(first, GRID, ('B4',)).values[..., 0], of_file(folder, 'red'))
   with pytest.raises(ValueError, match=r'has no item of nothing.*its items are of sentinel-1-rtc, sentinel-2-c1-l2a'):
     source(server, url=here.url, s2_collection='nothing', s1_collection='').search('sentinel2', outline(), *SPRING)
   (tmp_path / 'no.json').write_text('{"a": 1}')
