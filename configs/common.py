@@ -1,8 +1,8 @@
 """Every setting of an experiment, with the paper's values. The other configs change a few of them.
 
 Durations are one of `steps`, `epochs` or `examples`; the other two stay 0. The experiments' config files take a size
-after a colon: `--config=configs/t2v_resnet18.py` is the paper's, `--config=configs/t2v_resnet18.py:small` its twin
-for a laptop, on the demo records.
+after a colon: `--config=configs/t2v_resnet18.py` is of the paper's size, `--config=configs/t2v_resnet18.py:small` its
+twin for a laptop, on the demo records.
 """
 
 import ml_collections
@@ -73,7 +73,9 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.tile2vec.temperature = 0.1  # of InfoNCE
   config.pretrain.tile2vec.pooling = 'mean'  # 'mean' | 'cell' (per cell of the feature map, as the paper's code)
   config.pretrain.tile2vec.neighbour = 'near'  # 'near' | 'literal' | 'uniform' | 'other_acquisition' | 'same_patch'
-  config.pretrain.tile2vec.neighbour_scale_km = 'auto'  # length of the softmax; auto: mean nearest-neighbour distance
+  config.pretrain.tile2vec.neighbour_scale_km = (
+    'auto'  # length of the softmax, as text: '5'; auto: mean nearest-neighbour distance
+  )
   config.pretrain.tile2vec.max_distance_km = 111.195  # one degree of arc
 
   config.pretrain.contrastive = ml_collections.ConfigDict()
@@ -125,7 +127,8 @@ def _optimiser(section: ml_collections.ConfigDict) -> None:
   section.schedule = 'constant'  # 'constant' | 'cosine' (to 0 at the last step)
   section.warmup_steps = 0  # linear rise of the learning rate
   section.clip_norm = 0.0  # largest norm of the gradient; 0: any
-  section.accumulate = 1  # parts that a device takes its share of a batch in, to save memory
+  # Parts that a device takes its share of a batch in, to save memory; negatives and batch norm are those of one part.
+  section.accumulate = 1
 
 
 def _small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -152,17 +152,21 @@ def sensor_subsets(spec: sensors.SensorSpec) -> list[list[str]]:
 def _pretraining_index(
   config: dict[str, Any], unlabelled: records.RecordSet, labelled: dict[str, records.RecordSet]
 ) -> tuple[np.ndarray, int]:
-  """(record numbers to pretrain on, how many are left out near validation and test patches)."""
+  """(record numbers to pretrain on, how many are left out near patches that are held out).
+
+  Those are the validation and test patches, and with folds, each of which holds out others, all labelled ones.
+  """
   keep = np.ones(len(unlabelled), bool)
   if labelled and config['pretrain']['exclude_heldout']:
     lon, lat = unlabelled.table[['lon_deg', 'lat_deg']].to_numpy().T
-    held = [labelled[split].table[['lon_deg', 'lat_deg']].to_numpy() for split in labelled_lib.SPLITS[1:]]
+    held_out = labelled_lib.SPLITS[0 if config['finetune']['folds'] else 1 :]
+    held = [labelled[split].table[['lon_deg', 'lat_deg']].to_numpy() for split in held_out]
     held_lon, held_lat = np.concatenate(held).T
     keep = distances.exclude_near(lon, lat, held_lon, held_lat, config['pretrain']['exclude_km'])
     if not keep.any():
       raise ValueError(
         f'All {len(keep)} unlabelled patches lie within config.pretrain.exclude_km='
-        f'{config["pretrain"]["exclude_km"]} of validation or test patches. Use a corpus of other places, or pass '
+        f'{config["pretrain"]["exclude_km"]} of {" or ".join(held_out)} patches. Use a corpus of other places, or pass '
         '--config.pretrain.exclude_heldout=False and say so.'
       )
   return np.flatnonzero(keep), int((~keep).sum())
@@ -222,6 +226,8 @@ def pretraining(
     regions=data.regions,
   )  # fmt: skip
   prepare = prepare_inputs(config, data, data.unlabelled.spec, 'pretrain')
+  if prepare.curriculum is not None:
+    prepare.curriculum.warn_if_short(stage.total_steps * stage.batch_size / len(data.index))
 
   def pictures():
     few = data.regions[: sheets.EXAMPLES]
@@ -325,6 +331,7 @@ def strengths(config: dict[str, Any]) -> augment.Curriculum | None:
 
 def _stage(config, data, workdir, name, train, index, *, views, subsets, samplers=None, regions=()) -> loop.Stage:
   own = config[name]
+  settings.require_effect(own, name, data.held(train.spec))
   total = settings.total_steps(own['duration'], len(index), own['batch_size'], f'{name}.duration')
   frozen = ('encoder',) if name == 'finetune' and own['frozen_encoder'] else ()
 

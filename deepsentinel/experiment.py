@@ -10,9 +10,7 @@ WORKDIR/scenes.npz                           in place of samples.npz where a pat
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -28,7 +26,10 @@ from deepsentinel.data import batches, records
 from deepsentinel.evaluation import baselines, intervals, metrics, samples, scenes
 from deepsentinel.report import html
 from deepsentinel.train import checkpoint, inputs, loop, parallel, settings
+from deepsentinel.train.journal import Journal
 from deepsentinel.train.trained import Trained
+
+TEST = 'test.json'
 
 
 def run(
@@ -60,10 +61,11 @@ def run(
 
 
 def _run(
-  plain: dict[str, Any], workdir: pathlib.Path, journal: 'Journal', progress_bar: bool, profile: bool
+  plain: dict[str, Any], workdir: pathlib.Path, journal: Journal, progress_bar: bool, profile: bool
 ) -> pathlib.Path:
   report = workdir / 'report.html'
-  whole = all(_is_whole(workdir / name) for name, stage in journal['stages'].items() if stage['status'] == 'finished')
+  ended = {name: stage for name, stage in journal['stages'].items() if stage['status'] == 'finished'}
+  whole = all(_is_whole(workdir / name, stage) for name, stage in ended.items())
   if journal['status'] == 'finished' and report.exists() and whole:
     _say(f'{workdir} is finished: {report}')
     return report
@@ -79,11 +81,12 @@ def _run(
     stage, realised = curriculum.pretraining(plain, data, workdir)
     journal.update({'neighbours': realised} if realised else {})
     _train(stage, journal, progress_bar, profile)
+  changed = False
   for fold in range(len(data.folds)):
-    _train(curriculum.finetuning(plain, data, workdir, fold), journal, progress_bar, profile)
+    changed |= _train(curriculum.finetuning(plain, data, workdir, fold), journal, progress_bar, profile)
   if len(data.folds) > 1:
     journal.update({'cross_validation': cross_validation(journal['stages'])})
-  elif data.labelled and plain['evaluation']['test'] and not (workdir / 'test.json').exists():
+  elif data.labelled and plain['evaluation']['test'] and (changed or not (workdir / TEST).exists()):
     score = score_test_scenes if curriculum.target_of(plain).is_scene else score_test_split
     score(plain, data, workdir, progress_bar=progress_bar)
   if parallel.is_chief():
@@ -96,124 +99,6 @@ def _run(
 def _say(text: str) -> None:
   if parallel.is_chief():
     print(text, flush=True)
-
-
-class Journal:
-  """experiment.json and config.json of a directory; the first `update` makes them, so a wrong call leaves nothing.
-
-  Until it is closed the directory is its own: two processes that train in one would lose each other's work.
-  """
-
-  def __init__(self, workdir: pathlib.Path, config: dict[str, Any]):
-    """Opens or begins the experiment; ValueError if the directory holds one with another configuration."""
-    self._path, self._config_path = workdir / 'experiment.json', workdir / 'config.json'
-    self._config = config
-    self._lock: int | None = None
-    self._content: dict[str, Any] = {'name': config['name'], 'status': 'running', 'stages': {}}
-    try:
-      self._hold()
-      self._open()
-    except BaseException:
-      self.close()
-      raise
-
-  def _open(self) -> None:
-    if self._config_path.exists():
-      _require_same_config(_read_json(self._config_path), self._config, self._path.parent)
-    if self._path.exists():
-      self._content = _read_json(self._path)
-
-  def __getitem__(self, key: str) -> Any:
-    return self._content[key]
-
-  def _hold(self) -> None:
-    workdir = self._path.parent
-    if self._lock is not None or not parallel.is_chief() or not workdir.is_dir():
-      return
-    try:
-      self._lock = os.open(workdir / '.lock', os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:  # one that can be read only is not trained in
-      return logging.debug('%s cannot be locked: %s', workdir, error)
-    try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it with the process
-    except BlockingIOError:
-      self.close()
-      raise ValueError(f'Another process is training in {workdir}. Wait for it, or choose another --workdir.') from None
-    except OSError as error:  # a file system without locks
-      logging.warning('%s cannot be locked (%s): start no other process in it.', workdir, error)
-
-  def close(self) -> None:
-    """Gives the directory free."""
-    if self._lock is not None:
-      os.close(self._lock)
-      self._lock = None
-
-  def require_same_data(self, facts: dict[str, Any]) -> None:
-    """ValueError if a stage was begun with other records, or with another encoder, than are there now."""
-    if self._content.get('spec', facts['spec']) != facts['spec']:
-      return  # its checkpoints say that better
-    was, now = self._content.get('data', {}), facts['data']
-    for split in (name for name in was if name in now):
-      if was[split].get('sha256', now[split]['sha256']) != now[split]['sha256']:
-        raise ValueError(
-          f'The {split} records in {now[split]["directory"]} are not those that {self._path.parent} was begun with: '
-          f'{now[split]["patches"]} patches, it had {was[split]["patches"]} in {was[split]["directory"]}. Choose '
-          'another --workdir for them, or give the records it was begun with to go on.'
-        )
-    if (encoder := self._content.get('pretrained_from')) and encoder != facts['pretrained_from']:
-      raise ValueError(
-        f'{self._path.parent} was begun with the encoder of step {encoder["step"]} (SHA-256 '
-        f'{encoder["sha256"][:12]}...), and its pretrain.from_checkpoint holds another now. Choose another --workdir.'
-      )
-
-  def update(self, facts: dict[str, Any]) -> None:
-    if parallel.is_chief():
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      if self._lock is None:
-        self._hold()
-        self._open()  # another process may have begun and ended it since
-      if not self._config_path.exists():
-        provenance.write_json(self._config_path, self._config)
-    self._content.update(facts)
-    if parallel.is_chief():
-      provenance.write_json(self._path, self._content)
-
-  def finish_stage(self, name: str, facts: dict[str, Any]) -> None:
-    self.update({'stages': {**self['stages'], name: {'status': 'finished', **facts}}})
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f'{path} is damaged or of something else ({error}). Restore it, or choose another --workdir.'
-    ) from error
-
-
-# May differ between two calls of one experiment: they change no number.
-_FREE_KEYS = (
-  'data.data_dir', 'data.download', 'data.read_threads', 'data.resident', 'pretrain.probe_every_steps',
-)  # fmt: skip
-
-
-def _require_same_config(there: dict[str, Any], here: dict[str, Any], workdir: pathlib.Path) -> None:
-  a, b = settings.flatten(there), settings.flatten(here)
-  differing = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and k not in _FREE_KEYS]
-  if not differing:
-    return
-  if not any(k in a and k in b for k in differing):
-    keys = ', '.join(f'config.{k}' for k in differing)
-    raise ValueError(
-      f'{workdir} holds an experiment of another version of DeepSentinel: only one of the two knows {keys}. Go on '
-      'with the version that began it (git_commit in its experiment.json), or choose another --workdir; if it finished '
-      f'pretraining, --config.pretrain.from_checkpoint={workdir} takes that over.'
-    )
-  listing = '; '.join(f'config.{k}: {a.get(k)!r} there, {b.get(k)!r} here' for k in differing)
-  raise ValueError(
-    f'{workdir} holds an experiment with another configuration ({listing}). Choose another --workdir, or give the '
-    'configuration it was begun with to go on.'
-  )
 
 
 def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
@@ -248,14 +133,22 @@ def _facts(config: dict[str, Any], data: curriculum.Data) -> dict[str, Any]:
   }
 
 
-def _train(stage: loop.Stage, journal: Journal, progress_bar: bool, profile: bool) -> None:
-  """Trains a stage unless it is finished and its model still there, and notes how it ended."""
-  if journal['stages'].get(stage.name, {}).get('status') == 'finished' and _is_whole(stage.directory):
-    return
+def _train(stage: loop.Stage, journal: Journal, progress_bar: bool, profile: bool) -> bool:
+  """Trains a stage unless it is finished and its model still there, and notes how it ended.
+
+  Returns:
+    whether it was finished before with another model, of which the test scores then are: they are removed.
+  """
+  before = journal['stages'].get(stage.name, {})
+  if before.get('status') == 'finished' and _is_whole(stage.directory, before):
+    return False
   outcome = loop.train(stage, progress_bar=progress_bar, profile=profile)
   trained = checkpoint.load_trained(stage.directory)
   parameters = {group: int(sum(np.size(leaf) for leaf in jax.tree.leaves(tree)))
                 for group, tree in trained.variables['params'].items()}  # fmt: skip
+  changed = before.get('sha256', trained.sha256) != trained.sha256
+  if changed and parallel.is_chief():
+    (journal.path.parent / TEST).unlink(missing_ok=True)
   journal.finish_stage(
     stage.name,
     {'steps': outcome.steps, 'epochs': stage.epoch(outcome.steps), 'best': outcome.best, 'seconds': outcome.seconds,
@@ -263,6 +156,7 @@ def _train(stage: loop.Stage, journal: Journal, progress_bar: bool, profile: boo
      'batch_size': stage.batch_size, 'resident': outcome.resident_bytes > 0, 'resident_bytes': outcome.resident_bytes},
   )  # fmt: skip
   journal.update({'parameters': parameters})
+  return changed
 
 
 def cross_validation(stages: dict[str, Any]) -> dict[str, Any]:
@@ -278,14 +172,17 @@ def cross_validation(stages: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _is_whole(stage_directory: pathlib.Path) -> bool:
-  """Whether the model of a finished stage can be loaded; says so if not."""
+def _is_whole(stage_directory: pathlib.Path, about: dict[str, Any]) -> bool:
+  """Whether the model of a finished stage is there, and no other; says so if not."""
   try:
-    checkpoint.load_trained(stage_directory)
-  except ValueError as error:
-    logging.warning('%s The %s stage is trained on from what is left.', error, stage_directory.name)
-    return False
-  return True
+    found = checkpoint.load_trained(stage_directory).sha256
+    if found == about.get('sha256', found):
+      return True
+    error: str | ValueError = f'{stage_directory} holds an earlier model than the one it ended with.'
+  except ValueError as refused:
+    error = refused
+  logging.warning('%s The %s stage is trained on from what is left.', error, stage_directory.name)
+  return False
 
 
 def score_test_split(
@@ -327,7 +224,7 @@ def score_test_split(
     _save_samples(config, data, trained, split, numbers, workdir / 'samples.npz')
   total = len(split) * split.patch_px**2
   provenance.write_json(
-    workdir / 'test.json',
+    workdir / TEST,
     {'target': target.name, 'classes': list(trained.classes), 'methods': methods, 'test_patches': len(split),
      'also_trained_on': len(set(split.table['id']) & set(data.labelled['train'].table['id'])),
      'synthetic': data.synthetic, 'data': split.card['name'], 'nodata_share': float(1 - confusion.sum() / total)},
@@ -365,7 +262,7 @@ def score_test_scenes(
     probability,
   )  # fmt: skip
   provenance.write_json(
-    workdir / 'test.json',
+    workdir / TEST,
     {'target': target.name, 'classes': list(target.classes), 'test_patches': int((label >= 0).sum()),
      'methods': {
        'model': {**scenes.scores(label, probability), 'seconds': seconds, 'step': trained.step},

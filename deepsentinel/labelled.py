@@ -72,10 +72,10 @@ def folds(config: dict[str, Any], labelled: dict[str, records.RecordSet], progre
   block = splits.block_numbers(table['lon_deg'].to_numpy(), table['lat_deg'].to_numpy(), intervals.BLOCK_KM)
   blocks = len(np.unique(block))
   if blocks < own['folds']:
+    fewer = f'Pass --config.finetune.folds={blocks} or less, or use' if blocks > 1 else 'Use'
     raise ValueError(
       f'config.finetune.folds={own["folds"]}, but the train and validation patches lie in {blocks} blocks of '
-      f'{intervals.BLOCK_KM:g} km. Pass --config.finetune.folds={blocks} or less, or use a corpus that covers more '
-      'ground.'
+      f'{intervals.BLOCK_KM:g} km. {fewer} a corpus that covers more ground.'
     )
   fold_of = splits.assign(block, {str(k): 1 / own['folds'] for k in range(own['folds'])}, seed).astype(int)
   parts = subsets_lib.spatial_folds(table, fold_of, config['pretrain']['exclude_km'])

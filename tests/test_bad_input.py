@@ -1,9 +1,11 @@
 """Bad input to the commands that train, describe, report, evaluate and embed: one sentence each (TRIALS.md)."""
 
+import json
 import shutil
 
 import pytest
 
+from deepsentinel import experiment
 from deepsentinel.train import checkpoint
 from tests import broken_inputs, commands, trials
 
@@ -123,7 +125,7 @@ TRIALS = [
            'config.pretrain.cloud_shadow', 'from_checkpoint={made}/older_run'),
   training('run begun on another sensor contract', '--workdir={made}/begun_run '
            '--config.data.labelled={made}/gamma0_records --config.data.unlabelled={made}/gamma0_unlabelled',
-           'The checkpoint in {made}/begun_run/pretrain/checkpoints has another sensor contract than these records',
+           'The checkpoint in {made}/begun_run has another sensor contract than these records',
            'radar quantity sigma0_ellipsoid against gamma0_terrain', 'start in a new --workdir'),
   training('run directory with a damaged journal', '--workdir={made}/damaged_journal',
            '{made}/damaged_journal/experiment.json is damaged', 'another --workdir'),
@@ -266,10 +268,19 @@ def test_a_damaged_checkpoint_is_mended_by_the_same_command(made, tmp_path):
         file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(ValueError, match='is damaged'):
       checkpoint.load_trained(workdir, stage)
+  # As if it had been stopped while it was repaired before: what its journal says is of a model that is lost.
+  about = json.loads((workdir / 'experiment.json').read_text())
+  assert experiment._is_whole(made / 'run' / 'finetune', about['stages']['finetune'])
+  about['stages']['finetune']['sha256'] = 'of another model'
+  assert not experiment._is_whole(made / 'run' / 'finetune', about['stages']['finetune'])
+  (workdir / 'experiment.json').write_text(json.dumps(about))
+  (workdir / 'test.json').write_text('{}')
   flags = [a.format(made=made) for a in broken_inputs.TRAINING]
   finished = commands.run(MAIN, *flags, f'--workdir={workdir}')
   assert finished.code == 0, finished.err
   assert 'is damaged' in finished.err
+  tested, expected = (json.loads((run / 'test.json').read_text()) for run in (workdir, made / 'run'))
+  assert tested['methods']['model']['confusion'] == expected['methods']['model']['confusion']
   assert 'Traceback' not in finished.err
   for stage in ('pretrain', 'finetune'):
     assert checkpoint.load_trained(workdir, stage).sha256 == checkpoint.load_trained(made / 'run', stage).sha256

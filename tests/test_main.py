@@ -6,14 +6,16 @@ import itertools
 import json
 import random
 import shutil
+import types
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from configs import quickstart
 from deepsentinel import curriculum, experiment
-from deepsentinel.train import checkpoint, loop, models
+from deepsentinel.train import checkpoint, journal, loop, models
 from deepsentinel.train.trained import Trained
 from tests import commands, tiny_records
 
@@ -197,7 +199,7 @@ def test_a_run_goes_on_with_the_records_it_was_begun_with(flags, whole, tmp_path
 
 def test_a_directory_is_of_one_process_at_a_time(flags, whole, tmp_path):
   begun = _copy(whole, tmp_path / 'begun', status='running')
-  holder = experiment.Journal(begun, json.loads((begun / 'config.json').read_text()))
+  holder = journal.Journal(begun, json.loads((begun / 'config.json').read_text()))
   done = commands.run('deepsentinel.main', *flags, f'--workdir={begun}')
   assert f'Another process is training in {begun}. Wait for it' in done.error
   holder.close()
@@ -208,7 +210,7 @@ def test_a_directory_is_of_one_process_at_a_time(flags, whole, tmp_path):
 
 def test_of_two_that_begin_a_directory_one_is_refused(tmp_path):
   """Neither finds it there when it starts."""
-  first, second = (experiment.Journal(tmp_path / 'new', {'name': 'a', 'seed': 0}) for _ in range(2))
+  first, second = (journal.Journal(tmp_path / 'new', {'name': 'a', 'seed': 0}) for _ in range(2))
   first.update({'status': 'running'})
   with pytest.raises(ValueError, match='Another process is training in'):
     second.update({'status': 'running'})
@@ -216,7 +218,7 @@ def test_of_two_that_begin_a_directory_one_is_refused(tmp_path):
   first.close()
   second.update({'more': 1})  # the other has ended: nothing that it noted is lost
   second.close()
-  other = experiment.Journal(tmp_path / 'new', {'name': 'a', 'seed': 0})
+  other = journal.Journal(tmp_path / 'new', {'name': 'a', 'seed': 0})
   assert other['stages']['pretrain']['steps'] == 3
   assert other['more'] == 1
   other.close()
@@ -328,6 +330,22 @@ def test_folds_are_scored_on_validation_alone(flags, whole, tmp_path):
   assert notes['cross_validation']['std']['weighted_iou'] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
   assert not (workdir / 'test.json').exists()
   assert 'is finished' not in (workdir / 'report.html').read_text()
+
+
+def test_with_folds_nothing_is_pretrained_on_near_any_labelled_patch():
+  class Unlabelled(list):
+    table = pd.DataFrame({'lon_deg': [10.0, 11.0, 12.0, 13.0], 'lat_deg': 50.0})
+
+  def records(lon):
+    return types.SimpleNamespace(table=pd.DataFrame({'lon_deg': [lon], 'lat_deg': 50.0}))
+
+  labelled = dict(zip(('train', 'validation', 'test'), (records(10.0), records(11.0), records(12.0)), strict=True))
+  config = {'pretrain': {'exclude_heldout': True, 'exclude_km': 1.0}, 'finetune': {'folds': 0}}
+  kept = {}
+  for folds in (0, 3):
+    config['finetune']['folds'] = folds
+    kept[folds] = curriculum._pretraining_index(config, Unlabelled(range(4)), labelled)[0].tolist()
+  assert kept == {0: [0, 3], 3: [3]}
 
 
 def test_more_folds_than_blocks_are_refused(flags, tmp_path):

@@ -1,6 +1,8 @@
 """No pretraining, and the arithmetic of Tile2Vec's pretraining and fine-tuning together spent on the labels.
 
-It says what pretraining gives beyond more steps; a triplet counts as three crops. Everything else is
+It says what pretraining gives beyond more steps; a triplet counts as three crops. At the paper's size, where
+fine-tuning counts epochs, the number is that of all labels: with --config.finetune.label_fraction=F pass
+--config.finetune.duration.examples=N, N = 6,000,000 + 1,400,000 F. It never stops early. Everything else is
 configs/none_resnet18attn.py.
 
 python -m deepsentinel.main --config=configs/variants/none_total_compute.py --workdir=runs/none_total_compute

@@ -4,6 +4,7 @@ import concurrent.futures
 import functools
 import os
 import pathlib
+import resource
 import time
 from collections.abc import Sequence
 
@@ -12,7 +13,8 @@ import numpy as np
 from deepsentinel.data import stores
 
 CHECK_S = 10.0  # a shard that was read is compared with the one opened at least so often
-_OPEN_FILES = 256
+_OPEN_FILES = 256  # of a split
+_MOST_FILES = 16 * _OPEN_FILES  # of the process
 _BAND_BYTES = 512 << 10  # of a scratch buffer; stays in a core's cache
 _HELD_BYTES = 64 << 20  # of answers, before they are put into the batch
 
@@ -45,6 +47,15 @@ class _File:
       os.close(self.descriptor)
 
 
+@functools.cache
+def _allow_open_files() -> None:
+  """Raises the usual limit of 1,024 open files: four splits of many shards come near it."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+  if soft != resource.RLIM_INFINITY and soft < wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class LocalShards:
   """Files of a folder.
 
@@ -63,6 +74,7 @@ class LocalShards:
     for path in self._paths:
       if not path.is_file():
         raise truncated(path, 0, 'a TFRecord shard', 'there is no such file')
+    _allow_open_files()
     # One for all threads, made here: the first batches are asked for by several at once.
     self._open = functools.lru_cache(maxsize=_OPEN_FILES)(lambda number: _File(self._paths[number]))
 

@@ -82,7 +82,8 @@ def spatial_folds(table: pd.DataFrame, fold_of: np.ndarray, buffer_km: float) ->
     if not keep.any():
       raise ValueError(
         f'Fold {k} of config.finetune.folds={folds} leaves no patch to train on that is {buffer_km} km from its own. '
-        'Use fewer folds, or a corpus that covers more ground.'
+        'Pass more folds, a smaller --config.pretrain.exclude_km (which keeps folds apart too), or use a corpus that '
+        'covers more ground.'
       )
     made.append(Fold(np.flatnonzero(keep), np.flatnonzero(held)))
   return made

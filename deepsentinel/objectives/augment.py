@@ -6,6 +6,7 @@ matrix product a pixel.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,9 +55,27 @@ class Curriculum:
     """A pair's value at an epoch."""
     return pair[0] + (pair[1] - pair[0]) * self.strength(epoch)
 
+  def warn_if_short(self, epochs: float) -> None:
+    """Says so where training of so many epochs ends before the augmentations have their full strength."""
+    if epochs < self.warmup_epochs + self.ramp_epochs:
+      logging.warning(
+        'Pretraining ends after %.3g epochs, with augmentations at %.0f %% of their strength: '
+        'config.pretrain.contrastive.augment has warmup_epochs=%g and then ramp_epochs=%g. Train longer, or shorten '
+        'them.', epochs, 100 * self.strength(epochs), self.warmup_epochs, self.ramp_epochs,
+      )  # fmt: skip
+
   def shift_law(self, epochs_per_step: float) -> Callable[[int], float]:
-    """Furthest shift of the second crop at a step, on the host."""
-    return lambda step: float(self.at(self.shift_px, step * epochs_per_step))
+    """Furthest shift of the second crop at a step: `at` on the host, where batches are read while the device works."""
+    least, most = self.shift_px
+
+    def law(step: int) -> float:
+      epoch = step * epochs_per_step
+      risen = np.float32(np.clip((epoch - self.warmup_epochs) / max(self.ramp_epochs, 1e-9), 0, 1))
+      if not self.hold and epoch > self.warmup_epochs + self.ramp_epochs:
+        risen = np.float32(0)
+      return float(np.float32(least) + np.float32(most - least) * risen)
+
+    return law
 
 
 def augment(

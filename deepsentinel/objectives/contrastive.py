@@ -36,7 +36,9 @@ class Contrastive(base.Objective):
     a, b = embedding[:, 0], embedding[:, 1]
     everyone, number = self.all_examples(embedding, batch)
     if train and len(everyone) < 2:
-      raise ValueError('Contrastive learning needs other examples as negatives: use a batch of two or more.')
+      raise ValueError(
+        'Contrastive learning needs other examples as negatives: use a batch of two or more, in parts of two or more.'
+      )
     if self.loss == 'triplet':
       loss, diagnostics = triplet(a, b, everyone[(number + 1) % len(everyone), 1], self.margin)
     else:

@@ -63,7 +63,9 @@ class Tile2Vec(base.Objective):
     return (
       f'Tile2Vec hardly tells neighbours from distant patches: they lie {near:.3g} and {far:.3g} from the anchor, and '
       f'{100 * active:.0f} % of the triplets are within the margin. The encoder has learned little. Try '
-      '--config.pretrain.tile2vec.loss=infonce, or nearer neighbours.'
+      '--config.pretrain.tile2vec.loss=infonce'
+      + (' --config.pretrain.tile2vec.pooling=mean' if self.pooling == 'cell' else '')
+      + ', or nearer neighbours.'
     )
 
   def _infonce(self, embedding: Array, batch: base.Batch) -> tuple[Array, Array]:

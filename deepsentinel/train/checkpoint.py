@@ -231,7 +231,7 @@ def require_same_contract(found: dict[str, Any], wanted: dict[str, Any], where: 
   differing = '; '.join(f'{what} {x} against {y}' for what, x, y in pairs if x != y)
   raise ValueError(
     f'The checkpoint in {where} has another sensor contract than these records: {differing}. '
-    'Pass --config.data.bands=... with its bands, use records of the same product, or start in a new --workdir.'
+    'Use records of the same product and bands, or start in a new --workdir.'
   )
 
 

@@ -155,7 +155,8 @@ def _train(stage: Stage, progress_bar: bool, profile: bool) -> Outcome:
 def _memory_mend(stage: Stage) -> str:
   section = f'--config.{stage.section}'
   return (
-    f'Raise {section}.accumulate (now {stage.accumulate}), which takes the batch of {stage.batch_size} in parts, or '
+    f'Raise {section}.accumulate (now {stage.accumulate}), which takes the batch of {stage.batch_size} in parts '
+    '(negatives and batch norm then are those of a part), or '
     f'lower {section}.batch_size or --config.evaluation.batch_size; each needs a new --workdir.'
     + (' Or pass --config.data.resident=never, which needs none.' if stage.held else '')
   )
@@ -223,11 +224,11 @@ class _Training:
     with bar, StopRequest(parallel.process_count()) as stop:
       while self.step < stage.total_steps and not self.stopped_early:
         self.state, metrics = take_step(self.state, ready, *given)
-        failure: ValueError | None = None
+        failure: ValueError | OSError | None = None
         if self.step + 1 < stage.total_steps:
           try:
             ready, _ = place(next(batches))  # read and sent while the step runs
-          except ValueError as error:  # a store that is away, a damaged shard: what is done is saved first
+          except (ValueError, OSError) as error:  # a store that is away, a damaged shard: what is done is saved first
             failure = error
         if unread is not None:
           self._account(*unread)
@@ -239,10 +240,10 @@ class _Training:
         validation_due = stage.validation_due(self.step)
         probe_due = stage.probe_due(self.step)
         save_due = self.step % stage.save_every == 0 or self.step == stage.total_steps
-        stopping = parallel.stop_agreed(self.step, bool(stop.number or failure))
+        stopping = parallel.stop_agreed(bool(stop.number or failure))
         if failure and not stopping:  # of several processes none can save alone
           raise failure
-        if not (log_due or validation_due or probe_due or save_due or stopping):
+        if not (log_due or validation_due or probe_due or save_due or stopping or self.stopped_early):
           continue
         self._account(*unread)
         unread = None
@@ -329,7 +330,7 @@ class _Training:
     progress = {'best': self.best, 'pending': self.pending, 'seconds': self.log.seconds}
     self.checkpoints.save(parallel.unreplicate(self.state), progress)
 
-  def _leave(self, number: int, failure: ValueError | None) -> None:
+  def _leave(self, number: int, failure: ValueError | OSError | None) -> None:
     self.checkpoints.wait()
     if not failure:
       tqdm.tqdm.write(f'Stopped by signal {number} at step {self.step} of {self.stage.name}; the same command goes on.')

@@ -7,7 +7,10 @@ given to `parallelise`.
 
 import contextlib
 import functools
+import itertools
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +26,7 @@ from deepsentinel.encoders.batchnorm import BatchNorm
 _AXIS = 'batch'
 # At the end the chief scores baselines and writes the report while others wait. A dead one is found by its heartbeat.
 _PATIENCE_S = 24 * 3600
+_asked = itertools.count()  # how often `stop_agreed` was
 
 
 def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> None:
@@ -49,7 +53,7 @@ def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> 
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   if coordinator == 'auto':
     jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE_S)
-    return
+    return _end_at_an_error()
   processes = processes or int(os.environ.get('JAX_NUM_PROCESSES', 0))
   process = process if process >= 0 else int(os.environ.get('JAX_PROCESS_ID', -1))
   if processes < 1 or not 0 <= process < processes:
@@ -58,6 +62,22 @@ def initialise(coordinator: str = '', processes: int = 0, process: int = -1) -> 
       f'found processes={processes}, process={process}. Pass --processes and --process.'
     )
   jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=_PATIENCE_S)
+  _end_at_an_error()
+
+
+def _end_at_an_error() -> None:
+  """Has an error end this process at once: at its exit JAX would wait for the others, which wait for it."""
+  show = sys.excepthook
+
+  def end(kind, error, trace):
+    show(kind, error, trace)
+    if threading.current_thread() is not threading.main_thread():
+      return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+  sys.excepthook = end
 
 
 def require_devices() -> None:
@@ -271,13 +291,14 @@ def unshard(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
 
 
-def stop_agreed(step: int, stop: bool) -> bool:
-  """Whether all processes leave the loop at this step; with one process, whether it was asked to (`stop`)."""
+def stop_agreed(stop: bool) -> bool:
+  """Whether all processes, which ask equally often, leave now; with one process, whether it was asked to (`stop`)."""
   if jax.process_count() == 1:
     return stop
   from jax.experimental import multihost_utils
 
-  return multihost_utils.reached_preemption_sync_point(step)
+  # Not the step, which begins anew with each stage: the processes agree on a number that is still to come.
+  return multihost_utils.reached_preemption_sync_point(next(_asked))
 
 
 def describe_devices() -> dict[str, int | str]:

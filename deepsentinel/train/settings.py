@@ -1,7 +1,7 @@
 """Checks of an experiment's configuration before its first step: a wrong value is named by its key."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deepsentinel import legend, registry, sensors
@@ -89,7 +89,7 @@ _RULES: dict[str, Rule] = {
   'pretrain.tile2vec.temperature': _POSITIVE,
   'pretrain.tile2vec.pooling': _one_of(*tile2vec.POOLINGS),
   'pretrain.tile2vec.neighbour': _one_of(*neighbours.LAWS),
-  'pretrain.tile2vec.neighbour_scale_km': (lambda v: v == 'auto' or _POSITIVE[0](v), "'auto' or a number above 0"),
+  'pretrain.tile2vec.neighbour_scale_km': (lambda v: v == 'auto' or _positive_text(v), "'auto' or a number above 0"),
   'pretrain.tile2vec.max_distance_km': _POSITIVE,
   'pretrain.contrastive.loss': _one_of(*contrastive.LOSSES),
   'pretrain.contrastive.margin': _NOT_NEGATIVE,
@@ -122,6 +122,14 @@ _RULES: dict[str, Rule] = {
   'checkpoint.keep': _COUNT,
   'log_every_steps': _COUNT,
 }
+
+
+def _positive_text(value: Any) -> bool:
+  """Whether a number above 0 is given, or text that spells one, as a flag of a key that can be a word has it."""
+  try:
+    return 0 < float(value) < float('inf')
+  except (TypeError, ValueError):
+    return False
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -166,6 +174,11 @@ def check(config: Mapping[str, Any]) -> None:
       )
   if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2:
     raise ValueError('config.pretrain.batch_size is 1; contrastive learning needs negatives: a batch of 2 or more.')
+  if flat['pretrain.objective'] == 'contrastive' and flat['pretrain.batch_size'] < 2 * flat['pretrain.accumulate']:
+    raise ValueError(
+      f'config.pretrain.accumulate={flat["pretrain.accumulate"]} takes the batch of {flat["pretrain.batch_size"]} in '
+      'parts of one, which have no negatives. Pass a smaller accumulate or a larger batch_size.'
+    )
   regions, size = flat['pretrain.regions'], flat['pretrain.batch_size']
   if size % regions:
     raise ValueError(
@@ -224,11 +237,33 @@ def with_legend(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_objective(name: str) -> None:
+  if ':' in name:  # a user's own
+    views = getattr(registry.load('objective', name), 'views', '')
+    if views in base.LABELLED or views not in base.VIEWS:
+      unlabelled = ', '.join(sorted(set(base.VIEWS) - set(base.LABELLED)))
+      raise ValueError(
+        f'config.pretrain.objective {name!r} has views={views!r}; pretraining takes one of {unlabelled} '
+        '(deepsentinel/objectives/base.py).'
+      )
+    return
   pretraining = [n for n in registry.known('objective') if registry.load('objective', n).views not in base.LABELLED]
   if name not in pretraining:
     close = difflib.get_close_matches(name, ['none', *pretraining], n=1)
     hint = f' Did you mean {close[0]!r}?' if close else ''
     raise ValueError(f'Unknown config.pretrain.objective {name!r}. Known: none, {", ".join(pretraining)}.{hint}')
+
+
+def require_effect(own: Mapping[str, Any], name: str, bands: Sequence[str]) -> None:
+  """ValueError if a stage asks for what its bands cannot have: a sensor to lose where there is one, cloud on radar."""
+  seen = {sensors.BANDS[band].sensor for band in bands}
+  useless = ['sensor_dropout'] if len(seen) < 2 else []
+  useless += [] if 'sentinel2' in seen else ['masked_cloud', 'painted_cloud', 'cloud_shadow']
+  if asked := [key for key in useless if own[key] > 0]:
+    mend = ' '.join(f'--config.{name}.{key}=0' for key in asked)
+    raise ValueError(
+      f'config.{name}.{asked[0]} is {own[asked[0]]:g}, which does nothing to bands of {" and ".join(sorted(seen))} '
+      f'alone. Pass {mend}.'
+    )
 
 
 def band_list(bands: str) -> tuple[str, ...]:

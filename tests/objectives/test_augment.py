@@ -17,8 +17,20 @@ def test_the_curriculum_rises_and_stays():
   assert float(curriculum.at(curriculum.jitter, 10)) == pytest.approx(0.055)
   assert curriculum.shift_law(0.5)(10) == 1
   assert curriculum.shift_law(0.5)(30) == 16
+  for hold in (True, False):
+    odd = augment.Curriculum(warmup_epochs=1.3, ramp_epochs=2.7, hold=hold, shift_px=(1, 13))
+    law = odd.shift_law(0.0371)
+    assert [law(step) for step in range(150)] == [float(odd.at(odd.shift_px, step * 0.0371)) for step in range(150)]
   fallen = augment.Curriculum(hold=False)
   assert [float(fallen.strength(e)) for e in epochs] == [0, 0, 0, 0.5, 1, 0]
+
+
+def test_a_training_that_ends_before_full_strength_is_said(caplog):
+  augment.Curriculum().warn_if_short(3.2)
+  assert 'ends after 3.2 epochs, with augmentations at 0 % of their strength' in caplog.text
+  caplog.clear()
+  augment.Curriculum().warn_if_short(15)
+  assert not caplog.text
 
 
 def test_config_lists_become_pairs():

@@ -107,7 +107,9 @@ def test_a_triplet_that_tells_nothing_apart_says_what_to_do():
   assert 'they lie 0.51 and 0.543 from the anchor, and 74 % of the' in (
     advice := Tile2Vec(Mirror(), loss='triplet').advice(collapsed)
   )
-  assert '--config.pretrain.tile2vec.loss=infonce' in advice
+  assert '--config.pretrain.tile2vec.loss=infonce, or' in advice
+  of_cells = Tile2Vec(Mirror(), loss='triplet', pooling='cell').advice(collapsed)
+  assert '--config.pretrain.tile2vec.loss=infonce --config.pretrain.tile2vec.pooling=mean, or' in of_cells
   assert not Tile2Vec(Mirror(), loss='triplet').advice({**collapsed, 'd_distant': 0.9})
   assert not Tile2Vec(Mirror(), loss='triplet').advice({**collapsed, 'active': 0.1})
   assert not Tile2Vec(Mirror(), loss='infonce').advice({'d_neighbour': 0.51, 'd_distant': 0.543, 'retrieval': 0.1})

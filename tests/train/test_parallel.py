@@ -37,6 +37,24 @@ def test_gradients_do_not_depend_on_devices_and_processes(tmp_path):
         assert np.abs(other[key] - one[key]).max() <= 1e-5 * scale, (name, key)
 
 
+def test_an_error_on_one_process_ends_all():
+  port = _free_port()
+  runs = [commands.Running('tests.train.failing_worker', process, port) for process in (0, 1)]
+  failed, waited = (run.finish(limit_s=100) for run in reversed(runs))
+  assert failed.code == 1
+  assert failed.error == 'error: The records are not there. Bring them.'
+  assert waited.code not in (0, None)
+
+
+def test_processes_agree_on_a_number_that_only_rises(monkeypatch):
+  asked = []
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr('jax.experimental.multihost_utils.reached_preemption_sync_point', asked.append)
+  for _ in range(3):
+    parallel.stop_agreed(False)
+  assert asked == [asked[0], asked[0] + 1, asked[0] + 2]
+
+
 @pytest.mark.parametrize(
   ('batch_size', 'devices', 'nearest'), [(500, 8, '496, 504'), (3, 4, '4'), (0, 2, '2'), (1023, 8, '1016, 1024')]
 )

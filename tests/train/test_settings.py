@@ -87,6 +87,17 @@ def test_an_unknown_size_is_named():
     ({'pretrain__contrastive__augment__jitter': 0.1}, 'augment.jitter is 0.1; allowed: two numbers from 0 to 1'),
     ({'pretrain__contrastive__augment__shift_px': (1, 2.5)}, 'augment.shift_px is .*; allowed: two whole numbers'),
     ({'pretrain__objective': 'contrastive', 'pretrain__batch_size': 1}, 'config.pretrain.batch_size is 1; contrastive'),
+    (
+      {'pretrain__objective': 'contrastive', 'pretrain__batch_size': 16, 'pretrain__accumulate': 16},
+      'config.pretrain.accumulate=16 takes the batch of 16 in parts of one',
+    ),
+    ({'pretrain__tile2vec__neighbour_scale_km': 'far'}, "is 'far'; allowed: 'auto' or a number above 0"),
+    ({'pretrain__tile2vec__neighbour_scale_km': '0'}, "is '0'; allowed: 'auto' or a number above 0"),
+    (
+      {'pretrain__objective': 'deepsentinel.objectives.landcover:LandCover'},
+      "has views='labelled'; pretraining takes one of pair, single, triplet",
+    ),
+    ({'pretrain__objective': 'deepsentinel.objectives.vae:VEA'}, "module deepsentinel.objectives.vae has no 'VEA'"),
     ({'pretrain__warmup_steps': 400}, 'config.pretrain.warmup_steps=400 leaves no step of config.pretrain.duration'),
     ({'finetune__schedule': 'step'}, "config.finetune.schedule is 'step'; allowed: one of constant, cosine"),
     ({'finetune__label_fraction': 0}, 'config.finetune.label_fraction is 0; allowed: a share above 0'),
@@ -105,6 +116,23 @@ def test_an_unknown_size_is_named():
 def test_wrong_values_are_named(changes, message):
   with pytest.raises(ValueError, match=message):
     settings.check(_changed(**changes))
+
+
+def test_a_number_where_a_word_may_stand_and_an_objective_of_ones_own():
+  for scale in ('auto', '5', '5.5', 5.5):
+    settings.check(_changed(pretrain__tile2vec__neighbour_scale_km=scale))
+  settings.check(_changed(pretrain__objective='deepsentinel.objectives.vae:VAE'))
+
+
+def test_what_would_do_nothing_to_the_bands_is_refused():
+  plain = {'sensor_dropout': 0.0, 'masked_cloud': 0.0, 'painted_cloud': 0.0, 'cloud_shadow': 0.0}
+  settings.require_effect(plain, 'finetune', ('VV',))
+  settings.require_effect({**plain, 'sensor_dropout': 0.3, 'cloud_shadow': 0.1}, 'finetune', ('B2', 'VV'))
+  settings.require_effect({**plain, 'painted_cloud': 0.3}, 'finetune', ('B2', 'B3'))
+  with pytest.raises(ValueError, match=r'config.pretrain.sensor_dropout is 0.3.*sentinel2 alone. Pass --config.pretra'):
+    settings.require_effect({**plain, 'sensor_dropout': 0.3}, 'pretrain', ('B2', 'B3'))
+  with pytest.raises(ValueError, match=r'painted_cloud=0 --config.finetune.cloud_shadow=0\.'):
+    settings.require_effect({**plain, 'painted_cloud': 0.3, 'cloud_shadow': 0.1}, 'finetune', ('VV', 'VH'))
 
 
 def test_missing_key_is_named():
