@@ -108,23 +108,33 @@ def _parse(argv: list[str], settings: str) -> list[str]:
 
 def _config_error(argv: list[str], error: Exception, settings: str) -> str:
   """What is wrong in a configuration: in its file, or in a flag that changes one of its keys."""
-  file = next((a.partition('=')[2] for a in argv if a.startswith('--config=')), '')
+  file = _config_file(argv)
   example = f'Pass a Python file with get_config(), such as those in {settings.rpartition("/")[0]}/.'
   cause: object = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
   # ml_collections wraps its KeyError, 'name' and a suggestion on a line of its own, in an AttributeError.
   cause = cause.args[0] if isinstance(cause, KeyError) else cause
   reason = _stopped('. '.join(line.strip() for line in str(cause).strip().splitlines()))
-  lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+  path = file.partition(':')[0]  # without what follows it: a size, a platform
+  lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
   if isinstance(error, OSError):
-    found = 'is a folder' if os.path.isdir(file) else 'cannot be read' if os.path.exists(file) else 'is not there'
+    found = 'is a folder' if os.path.isdir(path) else 'cannot be read' if os.path.exists(path) else 'is not there'
     return f'--config={file} {found}. {example}'
   if isinstance(error, SyntaxError) or "no attribute 'get_config'" in reason:
     return f'--config={file} is no configuration: {reason} {example}'
   if lines:
-    return f'{file}, line {lines[-1]}: {reason} {settings} lists every key.'
+    return f'{path}, line {lines[-1]}: {reason} {settings} lists every key.'
   if isinstance(error, AttributeError | KeyError):
     return f'Unknown key of the configuration: {reason} {settings} lists every key.'
   return f'{reason} {settings} lists every key.'
+
+
+def _config_file(argv: list[str]) -> str:
+  """The value of --config, behind '=' or as the next word; '' without one."""
+  for word, after in zip(argv, [*argv[1:], ''], strict=True):
+    flag, given, value = word.partition('=')
+    if flag in ('--config', '-config'):
+      return value if given else after
+  return ''
 
 
 def _stopped(text: str) -> str:

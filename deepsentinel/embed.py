@@ -18,8 +18,9 @@ and beside it embedding.png, a picture; header and landcover write embedding.tif
 From a catalogue neighbouring scenes of one pass are taken together, other passes fill what they leave open, and all are
 named: with --date those first that show most of the area and are nearest, with --dates those that show most of it free
 of cloud. Radar follows the optical scenes. A local scene is embedded whole unless --bounds or --area cuts it. Where an
-encoder has attention, windows of the training crop overlap by half and are blended. The same command goes on where an
-interrupted one was.
+encoder has attention, windows of the training crop overlap by half and are blended. A model that was fine-tuned on a
+part of its encoder's bands (config.data.bands) is given that part alone. The same command goes on where an interrupted
+one was.
 
 --mask_clouds takes a checkpoint that was trained for missing optical pixels (configs/under_cloud.py) and scenes that
 bring a cloud mask: the scene classification (SCL) of stac, earthengine and earthone, SCL.tif, .._SCL_20m.jp2 or
@@ -251,10 +252,11 @@ def run() -> None:
   model = checkpoint.load_trained(_CHECKPOINT.value, stage=_STAGE.value or None)
   levels.require(model, _LEVEL.value, mask_clouds=_MASK_CLOUDS.value)
   choose = _from_files if _SOURCE.value == 'local' else _from_catalogue
-  found, grid = choose(model.bands, polygons)
+  bands = model.shown or model.bands  # pixels of the others would be kept from the model
+  found, grid = choose(bands, polygons)
   size_km = grid.width_px * grid.pixel_m / 1000, grid.height_px * grid.pixel_m / 1000
   print(f'area: {size_km[0]:.2f} x {size_km[1]:.2f} km, EPSG:{grid.epsg}, {grid.width_px} x {grid.height_px} px')
-  reader = inputs.SceneReader(found, model.bands, mask_clouds=_MASK_CLOUDS.value)
+  reader = inputs.SceneReader(found, bands, mask_clouds=_MASK_CLOUDS.value)
   if reader.mask_clouds:
     print(f'clouds masked by: {reader.masked_by}')
   reader.require_overlap(polygons.outline if polygons else grid.outline_lonlat())

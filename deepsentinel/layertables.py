@@ -78,16 +78,19 @@ def layers(module: nn.Module, shape: Sequence[int], dtype: Any = jnp.float32) ->
   calls: list[tuple[tuple[str, ...], str, tuple[str, ...], str, tuple[int, ...]]] = []
   names: dict[int, str] = {}  # id of a traced array -> the module that made it
   alive: list[Any] = []  # keeps the ids unique
+  running: set[tuple[str, ...]] = set()  # a module that calls its base class's __call__ is one layer
 
   def record(call, args, kwargs, context):
-    if context.method_name != '__call__' or not context.module.path:
+    path = tuple(context.module.path)
+    if context.method_name != '__call__' or not path or path in running:
       return call(*args, **kwargs)
     # An input that no module made is the input of the parent.
     inputs = tuple(names.get(id(a), 'INPUT') for a in args)
     entering = {id(a): names.pop(id(a), None) for a in args}
+    running.add(path)
     out = call(*args, **kwargs)
+    running.remove(path)
     names.update({key: name for key, name in entering.items() if name is not None})
-    path = tuple(context.module.path)
     calls.append((path, type(context.module).__name__, inputs, _operation(context.module), _nchw(out.shape)))
     names[id(out)] = path[-1]
     alive.extend([*args, out])

@@ -17,6 +17,9 @@ Layer2      [B, 128, 32, 32]    525,568
 Layer3      [B, 256, 16, 16]  2,099,712
 Layer4      [B, 512, 8, 8]    8,393,728
 """
+BLOCK_LAYERS = [
+  'Conv1', 'BatchNorm1', 'ReLu1', 'Conv2', 'BatchNorm2', 'Shortcut', 'BatchNormShortcut', 'Sum', 'ReLu2',
+]  # fmt: skip
 HEADER_ROWS = """
 Layer1  [B, 256, 16, 16]    1,705,728
 Layer2  [B, 128, 32, 32]      426,880
@@ -31,12 +34,12 @@ def config(name):
 
 
 def rows_of(table):
-  """Layer, shape and parameters of a rendered plain-text table."""
-  return {m[1]: (m[2], m[3]) for m in re.finditer(r'^(\w+) .*(\[B[^\]]*\])\s+([\d,]+)$', table, re.MULTILINE)}
+  """Layer, shape and parameters of each row of a rendered plain-text table."""
+  return re.findall(r'^(\w+) .*(\[B[^\]]*\])\s+([\d,]+)$', table, re.MULTILINE)
 
 
 def expected(text):
-  return {m[1]: (m[2], m[3]) for m in re.finditer(r'^(\w+) +(\[.*\]) +([\d,]+)$', text, re.MULTILINE)}
+  return re.findall(r'^(\w+) +(\[.*\]) +([\d,]+)$', text, re.MULTILINE)
 
 
 @pytest.mark.parametrize('name', sorted(PAPER))
@@ -49,9 +52,11 @@ def test_totals_are_the_papers(name):
   assert header.splitlines()[-1].split() == ['Trainable', 'parameters:', '2,266,631']
   assert rows_of(header) == expected(HEADER_ROWS)
   if name == 'resnet18':
-    assert rows_of(encoder).items() >= expected(RESNET18_ROWS).items()
+    assert rows_of(encoder)[:-1] == expected(RESNET18_ROWS)  # and the mean over cells
+    block = next(t for t in tables if t.startswith('Table 2'))
+    assert [row[0] for row in rows_of(block)] == BLOCK_LAYERS
   if name == 'resnet18attn':
-    assert rows_of(encoder)['Attn1'] == ('[B, 256, 16, 16]', '82,241')
+    assert ('Attn1', '[B, 256, 16, 16]', '82,241') in rows_of(encoder)
     assert re.search(r'^Sum1 +\[Attn1, Layer3\] +Sum ', encoder, re.MULTILINE)
     assert re.search(r'^Layer4 +Sum1 ', encoder, re.MULTILINE)
   assert ('Table 4' in text) == (name == 'resnet18attn')
@@ -93,9 +98,21 @@ def test_the_command():
   assert '11,621,570' in done.out
 
 
+def test_a_config_behind_a_space_or_with_a_size_is_named_in_its_errors(tmp_path):
+  error = commands.run('deepsentinel.describe', '--config', 'configs/quikstart.py').error
+  assert error.startswith('error: --config=configs/quikstart.py is not there. ')
+  typo = tmp_path / 'typo.py'
+  typo.write_text(
+    'from configs import common\n\n\ndef get_config(size):\n  config = common.get_config(size)\n'
+    '  config.encoder.lock()\n  config.encoder.widht = 8\n  return config\n'
+  )
+  error = commands.run('deepsentinel.describe', '-config', f'{typo}:small').error
+  assert error.startswith(f'error: {typo}, line 7: Key "widht" does not exist')
+
+
 def test_a_config_of_scenes_has_a_linear_unit():
   text = layertables.describe(config('mines_resnet18'))
   title, rows = text.split('\n\n')[-1].split('\n', 1)
   assert title == 'Linear unit'
-  assert rows_of(rows)['Linear'] == ('[B, 1]', '513')  # 512 weights and a bias
+  assert rows_of(rows)[-1] == ('Linear', '[B, 1]', '513')  # 512 weights and a bias
   assert 'deconvolution' not in text

@@ -43,7 +43,9 @@ def save(
   encoder: str = 'resnet10',
   width: int = 8,
   crop_px: int = 32,
+  objective: str = 'tile2vec',
   target: str = 'corine_level1',
+  bands: str = '',
   spec: sensors.SensorSpec | None = None,
   subsets: list[list[str]] | None = None,
   synthetic: bool = True,
@@ -55,13 +57,15 @@ def save(
     run: its directory, which is returned.
     spec: its contract; None takes BANDS.
     subsets: bands it was also trained with; None takes each sensor alone.
-    stage, encoder, width, crop_px, target, synthetic, seed: of the experiment.
+    bands: config.data.bands.
+    stage, encoder, width, crop_px, objective, target, synthetic, seed: of the experiment.
   """
   spec = spec or sensors.SensorSpec(BANDS)
   config = common.get_config('small')
   config.encoder.update({'name': encoder, 'width': width})
   config.data.update({'data_dir': '/home/someone/tfds', 'crop_px': crop_px})
-  config.pretrain.objective = 'tile2vec'
+  config.data.bands = bands
+  config.pretrain.objective = objective
   config.finetune.target = target
   config.seed = seed
   config = json.loads(json.dumps(config.to_dict()))

@@ -140,7 +140,9 @@ def write_quality(
   path: pathlib.Path, strips: Strips, starts: Sequence[int], grid: base.PatchGrid, tags: Mapping[str, str]
 ) -> None:
   """uint8, QUALITY_BANDS: the entropy in hundredths, flags 0 and 1; 255 outside the area and where it is not known."""
-  profile = {**_pixels(grid), 'count': len(QUALITY_BANDS), 'dtype': 'uint8', 'nodata': QUALITY_NODATA}
+  # GDAL takes three or four bands of bytes for red, green, blue and alpha unless it is told that they are none.
+  plain = {'photometric': 'MINISBLACK', 'alpha': 'NO'}
+  profile = {**_pixels(grid), **plain, 'count': len(QUALITY_BANDS), 'dtype': 'uint8', 'nodata': QUALITY_NODATA}
   parts = [(row, strips.load('quality', i)) for i, row in enumerate(starts)]
   options = {'COMPRESS': 'DEFLATE', 'BLOCKSIZE': 512, 'OVERVIEW_RESAMPLING': 'NEAREST'}
   scales = (1 / ENTROPY_STEPS, 1.0, 1.0, 1.0)

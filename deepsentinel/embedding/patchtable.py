@@ -31,7 +31,10 @@ def write(path: pathlib.Path, strips: Strips, layout: Layout, grid: base.PatchGr
     tags: of the file.
   """
   crs = pyproj.CRS.from_epsg(grid.epsg).to_json_dict()
-  column = {'encoding': 'WKB', 'geometry_types': ['Polygon'], 'crs': crs, 'bbox': list(grid.bounds)}
+  side_m = layout.stride * grid.pixel_m
+  # The last row and column of patches may reach beyond the area.
+  bbox = [grid.x0_m, grid.y0_m - layout.rows * side_m, grid.x0_m + layout.cols * side_m, grid.y0_m]
+  column = {'encoding': 'WKB', 'geometry_types': ['Polygon'], 'crs': crs, 'bbox': bbox}
   geo = {'version': '1.1.0', 'primary_column': 'geometry', 'columns': {'geometry': column}}
   schema = pa.schema(
     [
@@ -44,7 +47,6 @@ def write(path: pathlib.Path, strips: Strips, layout: Layout, grid: base.PatchGr
     ],
     metadata={**tags, 'geo': json.dumps(geo)},
   )
-  side_m = layout.stride * grid.pixel_m
   with provenance.whole(path) as file, pq.ParquetWriter(file, schema, compression='zstd') as writer:
     for strip in range(layout.strips):
       vectors, clear = strips.load('embedding', strip), strips.load('clear', strip)

@@ -248,7 +248,8 @@ def _imagery(strips: Strips, reader: SceneReader, grid: base.PatchGrid, layout: 
     shown = np.where(stored == nodata, np.nan, stored)
     return Colours(np.zeros(1), np.ones((3, 1)), *_ends(shown), np.ones(3))(shown)
 
-  named = {'B4': 'Sentinel-2, true colour', 'VV': 'Sentinel-1, VV, VH, VV - VH'}.get(bands[0], bands[0])
+  titles = {('B4', 'B3', 'B2'): 'Sentinel-2, true colour', ('VV', 'VH'): 'Sentinel-1, VV, VH, VV - VH'}
+  named = titles.get(bands, bands[0])
   if reader.mask_clouds and spec.s2_bands:
     named += ', clouds masked'
   step = _step(-(-max(grid.height_px, grid.width_px) // shrink))
@@ -284,6 +285,7 @@ def _caption(reader: SceneReader, grid: base.PatchGrid, notes: Sequence[str]) ->
   if len(described) > _MOST_LINES:
     lines.append(f'and {len(described) - _MOST_LINES} further scenes')
   lon, lat = grid.outline_lonlat().centroid.coords[0]
+  lon = (lon + 180) % 360 - 180  # outlines go on beyond the antimeridian
   place = f'EPSG:{grid.epsg}, centre {abs(lat):.3f} {"NS"[lat < 0]} {abs(lon):.3f} {"EW"[lon < 0]}'
   made = ['SyntheticEarth: computed, not observed'] if reader.synthetic else []
   return '\n'.join([*made, *notes, *lines, place])

@@ -72,7 +72,8 @@ def choose(
     del passes[best]
   if chosen:
     return chosen
-  cloudy = f' ({len(found)} have more cloud than --max_cloud={max_cloud:g})' if found else ''
+  above = sum(_cloud(s) > max_cloud for s in found)
+  cloudy = f' ({above} have more cloud than --max_cloud={max_cloud:g})' if above else ''
   raise ValueError(
     f'No {sensor} scene of the area from {start:%Y-%m-%d} to {end:%Y-%m-%d}{cloudy}. Pass another --date or a larger '
     '--search_days, or wider --dates.'

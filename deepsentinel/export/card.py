@@ -101,6 +101,7 @@ def _use(name, about, sha256: str, pytorch: bool) -> list[str]:
     '',
   ]
   spec = sensors.SensorSpec.from_dict(about['spec'])
+  spec = spec.select(about['shown'] or spec.bands)
   scenes = ['--s2=S2_FOLDER --s2_unit=reflectance_x1e4'] if spec.s2_bands else []
   scenes += [f'--s1=S1.tif --s1_unit=db --s1_quantity={spec.s1_quantity}'] if spec.s1_bands else []
   lines += ['```sh', f"python -m deepsentinel.embed --checkpoint='{place}' \\",
@@ -112,6 +113,7 @@ def _use(name, about, sha256: str, pytorch: bool) -> list[str]:
               f"  --config.pretrain.from_checkpoint='{place}'"]  # fmt: skip
   lines += ['```', '']
   if pytorch:
+    seen = [f'# It sees {", ".join(about["shown"])} alone: the others may hold anything.'] if about['shown'] else []
     lines += [
       'With PyTorch, which needs `torch` and `safetensors` alone; run it in this folder:',
       '',
@@ -121,6 +123,7 @@ def _use(name, about, sha256: str, pytorch: bool) -> list[str]:
       '',
       "model = DeepSentinel.from_pretrained('.')",
       'pixels = torch.rand(1, len(model.bands), 64, 64)  # reflectance (0 to 1) and dB in the order of model.bands',
+      *seen,
       'out = model(pixels)  # NaN stands for no data; `present` leaves bands out',
       'print(model.bands, out.embedding.shape, out.feature_map.shape)',
       '```',
@@ -143,6 +146,11 @@ def _input(about) -> list[str]:
   if about['sentinel1']:
     lines.append(f'- Sentinel-1 {about["sentinel1"]["quantity"]}, in dB.')
   subsets = '; '.join(' '.join(subset) for subset in about['subsets']) or 'none: it needs all of them'
+  if about['shown']:
+    lines.append(
+      f'- It was fine-tuned and tested on {", ".join(about["shown"])} alone (`config.data.bands`): DeepSentinel reads '
+      'no other band, and to PyTorch the others are absent, whatever they hold.'
+    )
   lines += [
     f'- Pixels of {about["pixel_m"]} m; trained on crops of {about["crop_px"]} x {about["crop_px"]}.',
     f'- No data: {about["nodata"]}.',

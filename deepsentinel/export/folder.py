@@ -141,7 +141,8 @@ def contract(trained: Trained) -> dict[str, Any]:
   """model.json: what the weights take and give, in plain JSON values.
 
   'channels' has, in the order of the model's input, each band with unit, mean and standard deviation; 'spec',
-  'statistics', 'subsets', 'config' and 'stage' are those of the checkpoint.
+  'statistics', 'subsets', 'config' and 'stage' are those of the checkpoint; 'shown' names the bands of a fine-tuned
+  model to which all others are absent, and is empty where it sees all.
   """
   spec, encoder = trained.spec, trained.module.encoder
   channels = []
@@ -178,6 +179,7 @@ def contract(trained: Trained) -> dict[str, Any]:
     'sentinel1': {'quantity': spec.s1_quantity, 'stored': described['s1_storage']} if spec.s1_bands else None,
     'nodata': 'a pixel without data, and every pixel of an absent band, is 0 after standardising, which is the mean',
     'subsets': trained.subsets,
+    'shown': list(trained.shown),
     'target': target.title if target else None,
     'classes': list(trained.classes),
     'colours': [[int(v) for v in rgb] for rgb in target.colours] if target else [],

@@ -154,6 +154,7 @@ class DeepSentinel(nn.Module):
     bands: names of the channels, in order.
     classes: names of the classes of `logits`; empty without a header.
     subsets: sets of bands that the model was also trained to work with.
+    shown: bands that it was fine-tuned on; all others are absent to it, whatever they hold.
   """
 
   def __init__(self, about: dict):
@@ -161,7 +162,9 @@ class DeepSentinel(nn.Module):
     self.about = about
     self.bands = tuple(channel['band'] for channel in about['channels'])
     self.classes, self.subsets = tuple(about['classes']), about['subsets']
+    self.shown = tuple(about.get('shown') or self.bands)
     layers, encoder = about['pytorch'], about['encoder']
+    self.register_buffer('seen', torch.tensor([band in self.shown for band in self.bands]), persistent=False)
     self.register_buffer('mean', torch.tensor([channel['mean'] for channel in about['channels']]))
     self.register_buffer('std', torch.tensor([channel['std'] for channel in about['channels']]))
     self.encoder = Encoder(len(self.bands), encoder['width'], layers['stage_sizes'], layers['attention_after'])
@@ -195,7 +198,7 @@ class DeepSentinel(nn.Module):
     """Mean 0 and deviation 1 in every band; then 0, the mean, where there is no data or no such band."""
     if pixels.ndim != 4 or pixels.shape[1] != len(self.bands):
       raise ValueError(f'Pixels are [B, {len(self.bands)}, H, W] of {self.bands}; found {tuple(pixels.shape)}.')
-    there = torch.isfinite(pixels)
+    there = torch.isfinite(pixels) & self.seen[:, None, None]
     if present is not None:
       present = torch.as_tensor(present, dtype=torch.bool, device=pixels.device)
       there = there & present.expand(len(pixels), -1)[:, :, None, None]

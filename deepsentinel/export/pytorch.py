@@ -40,8 +40,10 @@ def layers(trained: Trained) -> dict[str, Any]:
 def state_dict(trained: Trained) -> dict[str, np.ndarray]:
   """The variables of encoder and header under PyTorch's names and in its layouts; means and deviations of the bands."""
   out = {key: np.asarray(trained.statistics[key], np.float32) for key in ('mean', 'std')}
+  # The decoder of an autoencoder bears the name of a header too.
+  wanted = ('encoder', 'header') if layers(trained)['header'] else ('encoder',)
   for tree in trained.variables.values():
-    parts = {part: tree[part] for part in ('encoder', 'header') if part in tree}
+    parts = {part: tree[part] for part in wanted if part in tree}
     for path, leaf in traverse_util.flatten_dict(parts).items():
       name = path[-1] if path[-2] == 'Gate' else _NAMES[path[-1]]
       key = '.'.join((*path[:-1], name))

@@ -32,6 +32,7 @@ _NOTES = {
   'Table 6': "The paper's last row, a softmax, was never applied.",
   'Table 7': 'The paper repeats the rows of ResNet34 in Layer1 to Layer4; its total is that of ResNet18.',
   'Table 8': "Counted with the paper's seventh class, nodata; the paper's shapes are of twice the size, a misprint.",
+  'Linear unit': 'The header of runs that label whole patches, in place of Table 8; the paper has none.',
 }
 _TABLE_10 = (
   'Urban and built-up areas', 'Agriculture and mixed land use', 'Natural land uses', 'Wetlands', 'Permanent water',
@@ -54,23 +55,38 @@ _layers = functools.cache(layertables.tables)
 def tables(runs: Sequence[Run]) -> list[Table]:
   """Tables 2 to 8 as far as they concern the runs: at the paper's size beside its numbers and, if it is another, at
   the runs' own."""
-  settings = {run.config['encoder.name']: _size(run) for run in reversed(runs) if _known(run)}
+  sizes: dict[bool, dict[str, tuple[int, int, int, int]]] = {False: {}, True: {}}
+  for run in runs:
+    if _known(run):
+      size, of_scenes = _size(run)
+      sizes[of_scenes].setdefault(run.config['encoder.name'], size)
   found: dict[str, Table] = {}
-  for encoder in methods.ordered(settings, {name: name for name in ('resnet18', 'resnet34', 'resnet18attn')}):
-    size = settings[encoder]
-    own = _layers(encoder, *size) if size[:3] != (WIDTH, CHANNELS, CROP_PX) else None
-    for i, table in enumerate(_layers(encoder, WIDTH, CHANNELS, CROP_PX, CLASSES)):
-      made = _beside(table, own[i] if own else None, size)
-      found.setdefault(made.title.partition(' (')[0], made)
-  return sorted(found.values(), key=lambda table: table.title)
+  for of_scenes, settings in sizes.items():  # those that label whole patches have no Tables 3 and 8 of their own
+    for encoder in methods.ordered(settings, {name: name for name in ('resnet18', 'resnet34', 'resnet18attn')}):
+      size = settings[encoder]
+      own = {_number(table): table for table in _layers(encoder, *size, of_scenes=of_scenes)}
+      beside = own if size[:3] != (WIDTH, CHANNELS, CROP_PX) else {}
+      made = [
+        _beside(table, beside.get(_number(table)), size, of_scenes)
+        for table in _layers(encoder, WIDTH, CHANNELS, CROP_PX, CLASSES)
+      ]
+      made += [_beside(own['Linear unit'], None, size, of_scenes)] if of_scenes else []
+      for table in made:
+        found.setdefault(table.title.partition(' (')[0], table)
+  return sorted(found.values(), key=lambda table: (not table.title.startswith('Table'), table.title))
+
+
+def _number(table: layertables.Table) -> str:
+  """'Table 5' of its title at any size; of tables without a number what they are of."""
+  return table.title.partition(':')[0].partition(',')[0]
 
 
 def _known(run: Run) -> bool:
   return run.config.get('encoder.name') in registry.known('encoder')
 
 
-def _size(run: Run) -> tuple[int, int, int, int]:
-  """Width, channels, crop_px and classes of a run, with the paper's where it does not say."""
+def _size(run: Run) -> tuple[tuple[int, int, int, int], bool]:
+  """(width, channels, crop_px and classes of a run, with the paper's where it does not say; if it labels patches)."""
   spec = run.experiment.get('spec')
   bands = spec.get('bands', ()) if isinstance(spec, dict) else ()
   name = run.config.get('finetune.target')
@@ -78,11 +94,14 @@ def _size(run: Run) -> tuple[int, int, int, int]:
   target = legend.target(name if name in legend.TARGETS else 'corine_level1', classes)
   predicted = len(run.test.get('classes', ())) or len(target.classes) or len(legend.LEVEL1_NAMES)
   crop_px = int(run.config.get('data.crop_px') or CROP_PX)
-  return int(run.config.get('encoder.width') or WIDTH), len(bands) or len(sensors.ALL_BANDS), crop_px, predicted
+  width = int(run.config.get('encoder.width') or WIDTH)
+  return (width, len(bands) or len(sensors.ALL_BANDS), crop_px, predicted), target.is_scene
 
 
-def _beside(table: layertables.Table, own: layertables.Table | None, size: tuple[int, int, int, int]) -> Table:
-  number = table.title.partition(':')[0]
+def _beside(
+  table: layertables.Table, own: layertables.Table | None, size: tuple[int, int, int, int], of_scenes: bool
+) -> Table:
+  number = _number(table)
   paper = PAPER.get(number, {})
   heads = [*layertables.HEADINGS, *(['paper'] if paper else []), *(['in these runs'] * bool(own))]
   theirs = {row[0]: row for row in own.rows} if own else {}
@@ -98,7 +117,8 @@ def _beside(table: layertables.Table, own: layertables.Table | None, size: tuple
   width, channels, crop_px, classes = size
   note = _NOTES.get(number, '')
   if own:
-    note += f' These runs: width {width}, {channels} channels, crops of {crop_px} px, {classes} classes.'
+    predicted = 'one answer a patch' if of_scenes else f'{classes} classes'
+    note += f' These runs: width {width}, {channels} channels, crops of {crop_px} px, {predicted}.'
   return Table(table.title, note.strip(), tuple(heads), tuple(rows))
 
 

@@ -245,13 +245,72 @@ def _record_commands(run: Run) -> list[str]:
     build = ['tfds', 'build', f'tfds_builders/{builder}', f'--config={config}']
     if config != 'demo' and name:  # the demo samples its own corpus
       out = f'corpora/{name}'
-      corpus = ['python', '-m', 'deepsentinel.corpus', f'--config=configs/corpora/{name}.py', f'--out={out}']
-      lines.append(shlex.join(corpus))
+      lines.append(_corpus_command(name, out, _corpus_settings(str(about['directory'])), run.synthetic))
       build += [f'--manual_dir={out}'] if config == 'custom' else []
     if data_dir := run.config.get('data.data_dir'):
       build.append(f'--data_dir={data_dir}')
     lines.append(shlex.join(build))
   return lines
+
+
+def _corpus_settings(directory: str) -> dict[str, Any]:
+  """The flat settings that a record set's corpus was sampled with, by its card; {} where that is not at hand."""
+  from deepsentinel.data import records
+
+  try:
+    return flatten(records.card(directory)['config'])
+  except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    return {}
+
+
+def _corpus_command(name: str, out: str, own: dict[str, Any], synthetic: bool | None) -> str:
+  """The command that samples a corpus; a comment where no flags make the file of its name what it was sampled with.
+
+  Args:
+    name: of the corpus.
+    out: folder to sample into.
+    own: flat settings that it was sampled with; {} where they are not known.
+    synthetic: whether its pixels are computed; None where the run does not say.
+  """
+  path, known = f'configs/corpora/{name}.py', _corpus_files(name)
+  if own:
+    found = {suffix: changed for suffix, file in known.items() if (changed := _corpus_changes(own, file)) is not None}
+  else:
+    right = known and not (synthetic is False and known[''].get('source.name') == 'synthetic')
+    found = {'': {}} if right else {}
+  suffix = min(found, key=lambda suffix: len(found[suffix]), default='')
+  values = {key: str(value) for key, value in found.get(suffix, {}).items()}
+  flags = [f'--config.{key}={stores.plain(value) if stores.is_url(value) else value}' for key, value in values.items()]
+  command = shlex.join(['python', '-m', 'deepsentinel.corpus', f'--config={path}{suffix}', *flags, f'--out={out}'])
+  if found:
+    return command
+  source = own.get('source.name') or ('a platform of real imagery' if synthetic is False else 'a source not known here')
+  return f'# {command}  # with other settings than this file has, from {source}'
+
+
+def _corpus_files(name: str) -> dict[str, dict[str, Any]]:
+  """Flat settings of a corpus's config file by what follows its name: '' or ':PLATFORM'; {} where there is no file."""
+  if not name.isidentifier():
+    return {}
+  try:
+    module = importlib.import_module(f'configs.corpora.{name}')
+  except ImportError:
+    return {}
+  made = {'': module.get_config()}
+  if 'platform' in inspect.signature(module.get_config).parameters:
+    from configs.corpora import common
+
+    made |= {f':{platform}': module.get_config(platform) for platform in common.PLATFORMS}
+  return {suffix: flatten(json.loads(config.to_json_best_effort())) for suffix, config in made.items()}
+
+
+def _corpus_changes(own: dict[str, Any], file: dict[str, Any]) -> dict[str, Any] | None:
+  """What flags have to change in a file's settings; None where they cannot: keys it lacks, a list, another source."""
+  lacking = set(own) - set(file) or {key for key in set(file) - set(own) if key.startswith('source.')}
+  if lacking or own.get('source.name') != file.get('source.name'):
+    return None
+  changed = {key: value for key, value in own.items() if key != 'workers' and value != file[key]}
+  return changed if all(isinstance(value, str | int | float) for value in changed.values()) else None
 
 
 def record_sets(run: Run) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from deepsentinel import sensors
 from deepsentinel.encoders import standardise
 from deepsentinel.encoders.base import EncoderOutput
-from deepsentinel.train import inputs, models
+from deepsentinel.train import inputs, models, settings
 
 
 class Decoded(NamedTuple):
@@ -64,10 +64,33 @@ class Trained:
   def bands(self) -> tuple[str, ...]:
     return self.spec.bands
 
+  @property
+  def shown(self) -> tuple[str, ...]:
+    """Bands that it was fine-tuned and tested on, all others being absent to it; empty where it sees all."""
+    wanted = settings.band_list(self.config['data'].get('bands', '')) if self.stage == 'finetune' else ()
+    return tuple(band for band in self.bands if band in wanted) if set(wanted) < set(self.bands) else ()
+
   def prepare(self, records: sensors.SensorSpec) -> inputs.Prepare:
-    """Stored integers of records of a contract -> what the module takes; nothing is augmented."""
+    """Stored integers of records of a contract -> what the module takes; nothing is augmented.
+
+    Raises:
+      ValueError: the records have none of the bands that the model was fine-tuned on.
+    """
     mean, std = standardise.checked(self.bands, self.statistics['mean'], self.statistics['std'])
-    return inputs.Prepare(records=records, bands=self.bands, mean=mean, std=std, seed=0)
+    shown = tuple(band for band in self.shown if band in records.bands)
+    if self.shown and not shown:
+      raise ValueError(
+        f'The model was fine-tuned on {",".join(self.shown)} alone (config.data.bands); these pixels are '
+        f'{",".join(records.bands)}. Pass pixels with its bands, or fine-tune on those at hand.'
+      )
+    return inputs.Prepare(records=records, bands=self.bands, mean=mean, std=std, seed=0, shown=shown)
+
+  def _present(self, images: np.ndarray, present: np.ndarray | None) -> np.ndarray:
+    """bool [B, C]: the bands that are there and are shown to the model."""
+    seen = np.array([band in (self.shown or self.bands) for band in self.bands])
+    if present is None:
+      return np.broadcast_to(seen, (images.shape[0], images.shape[-1]))
+    return present & seen if self.shown else present
 
   @property
   def crop_px(self) -> int:
@@ -87,9 +110,7 @@ class Trained:
 
   def encode(self, images: np.ndarray, present: np.ndarray | None = None) -> EncoderOutput:
     """images f32[B, H, W, C] standardised, present bool[B, C] -> embedding and feature map; compiled per shape."""
-    if present is None:
-      present = np.ones((images.shape[0], images.shape[-1]), bool)
-    return self._encode(images, present)
+    return self._encode(images, self._present(images, present))
 
   @functools.cached_property
   def _predict(self):
@@ -107,9 +128,7 @@ class Trained:
     """
     if not self.classes:
       raise ValueError(f'The {self.stage} checkpoint in {self.directory} predicts no classes; use a fine-tuned one.')
-    if present is None:
-      present = jnp.ones((images.shape[0], images.shape[-1]), bool)
-    return self._predict({'images': images[:, None], 'present': present[:, None]})
+    return self._predict({'images': images[:, None], 'present': self._present(images, present)[:, None]})
 
   @functools.cached_property
   def _decode(self):
@@ -126,4 +145,4 @@ class Trained:
 
   def decode(self, images: np.ndarray, present: np.ndarray) -> Decoded:
     """images f32[B, H, W, C] standardised, present bool[B, C] -> all that a model which predicts every pixel knows."""
-    return self._decode({'images': images[:, None], 'present': present[:, None]})
+    return self._decode({'images': images[:, None], 'present': self._present(images, present)[:, None]})

@@ -181,6 +181,11 @@ def test_the_scene_that_shows_most_then_the_nearest_in_time():
   assert choose(*found, near=None) == [('late', 1.0)]
   with pytest.raises(ValueError, match=r'from 2020-05-29 to 2020-06-04 \(1 have more cloud than --max_cloud=0.5\)'):
     choose(found[2], max_cloud=0.5, days=3)
+  elsewhere = ('elsewhere', shapely.box(4, 0, 5, 1), 0, 0, 1)  # it touches the area, and shows nothing of it
+  with pytest.raises(ValueError, match=r'from 2020-05-29 to 2020-06-04\. Pass another'):
+    choose(elsewhere, max_cloud=0.5, days=3)
+  with pytest.raises(ValueError, match=r'\(1 have more cloud'):
+    choose(elsewhere, found[2], max_cloud=0.5, days=3)
 
 
 def test_neighbouring_tiles_of_a_pass_are_one_mosaic_and_others_fill_it():

@@ -1,5 +1,6 @@
 """python -m deepsentinel.embed, with a checkpoint that is made up and everything else real."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -10,7 +11,7 @@ from absl.testing import flagsaver
 
 from deepsentinel import embed
 from deepsentinel.sources import base
-from deepsentinel.train import checkpoint
+from deepsentinel.train import checkpoint, inputs
 from tests.embedding.small_area import make_grid, make_model
 from tests.sources.scene_files import write
 
@@ -66,6 +67,29 @@ def test_local_files(scene_files, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert 'sentinel2: S2_20200601, 2020-06-01 10:00 UTC' in printed
   assert 'area: 0.90 x 1.00 km, EPSG:32632, 90 x 100 px' in printed
+
+
+def test_a_model_fine_tuned_on_a_part_of_its_bands_sees_that_part_alone(scene_files, tmp_path, capsys, monkeypatch):
+  model = make_model(stage='finetune', subsets=[('VV', 'VH')])
+  model = dataclasses.replace(model, config={**model.config, 'data': {'crop_px': 64, 'bands': 'VH,VV'}})
+  assert model.shown == ('VV', 'VH')
+  monkeypatch.setattr(checkpoint, 'load_trained', lambda path, stage=None: model)
+  run(tmp_path / 'both', **scene_files)
+  assert 'S2_20200601 is left out: the model takes no sentinel2 band' in capsys.readouterr().out
+  with rasterio.open(tmp_path / 'both' / 'embedding.tif') as dataset:
+    assert dataset.tags()['bands'] == 'VV,VH'
+  # Whatever gives it pixels: those of the other bands are absent.
+  rng, spec, radar = np.random.default_rng(0), model.spec, [False] * 3 + [True] * 2
+  s1 = rng.integers(-2500, -300, (1, 1, 32, 32, 2)).astype(np.int16)
+  for s2 in (np.zeros((1, 1, 32, 32, 3), np.uint16), np.full((1, 1, 32, 32, 3), 3000, np.uint16)):
+    ready = inputs.as_stored(model.prepare(spec), {'s2': s2, 's1': s1})
+    np.testing.assert_array_equal(ready['present'][0, 0], radar)
+    np.testing.assert_array_equal(ready['images'][..., :3], 0)
+  for present in (None, np.ones((1, 5), bool)):
+    np.testing.assert_array_equal(model._present(np.zeros((1, 32, 32, 5)), present), [radar])
+  with pytest.raises(ValueError, match=r'fine-tuned on VV,VH alone .*these pixels are B2,B3,B4'):
+    model.prepare(spec.select(spec.s2_bands))
+  assert dataclasses.replace(model, stage='pretrain').shown == ()
 
 
 def test_a_local_scene_that_was_fetched_anew_is_another(scene_files, tmp_path):

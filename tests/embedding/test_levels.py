@@ -1,5 +1,7 @@
 """What else is made of an area than the map: land cover, the header's channels, patches; and areas that are no box."""
 
+import json
+
 import geopandas
 import jax
 import numpy as np
@@ -71,6 +73,7 @@ def test_land_cover_and_how_sure_it_is(finetuned, source, decoded, tmp_path):
   with rasterio.open(result.quality) as dataset:
     entropy, optical, radar, cloud = dataset.read()
     assert (dataset.nodata, dataset.scales[0], dataset.transform) == (255, 0.01, GRID.transform)
+    assert [what.name for what in dataset.colorinterp] == ['gray'] + ['undefined'] * 3  # none is an alpha band
     assert dataset.descriptions[0].startswith('entropy of the class probabilities')
     assert dataset.descriptions[1:3] == ('optical observation', 'radar observation')
   known = np.ones(ours.shape, bool)
@@ -119,6 +122,8 @@ def test_patches_are_what_training_sees(tmp_path):
   result = run(model, source, tmp_path, level='patch')
   assert result.embedding is None
   table = geopandas.read_parquet(result.patches)
+  stated = json.loads(pq.read_schema(result.patches).metadata[b'geo'])['columns']['geometry']['bbox']
+  np.testing.assert_array_equal(stated, table.total_bounds)
   assert list(table.columns) == ['id', 'row', 'col', 'clear', 'embedding', 'geometry']
   places = [(r, c) for r in range(4) for c in range(3) if (r, c) != (0, 1)]
   assert list(zip(table['row'], table['col'], strict=True)) == places

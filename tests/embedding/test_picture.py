@@ -4,8 +4,11 @@ from sklearn.decomposition import PCA
 
 from deepsentinel import composites, sensors
 from deepsentinel.embedding import picture
+from deepsentinel.embedding.inputs import SceneReader
 from deepsentinel.embedding.strips import Strips
 from deepsentinel.embedding.windows import plan
+from deepsentinel.sources import base
+from tests.embedding.small_area import ArraySource
 
 
 def test_directions_agree_with_scikit_learn_and_have_one_sign():
@@ -73,3 +76,25 @@ def test_previews_by_hand():
   out = picture.preview({'s1': s1}, radar, 2)
   np.testing.assert_array_equal(out, [[[-1260, sensors.S1_NODATA]]])
   assert picture.preview_bands(sensors.SensorSpec(('B8', 'B11'))) == ('B8',)
+
+
+@pytest.mark.parametrize(
+  ('bands', 'title'),
+  [
+    (('B2', 'B3', 'B4'), 'Sentinel-2, true colour'),
+    (('B4', 'B8'), 'B4'),
+    (('VV', 'VH'), 'Sentinel-1, VV, VH, VV - VH'),
+    (('VV',), 'VV'),
+  ],
+)
+def test_what_is_named_beside_the_antimeridian(bands, title, tmp_path):
+  grid = base.PatchGrid(32760, 817_200.0, 8_000_000.0, 64, 64)  # its centre lies just beyond 180 W
+  reader = SceneReader(ArraySource(grid, bands=bands).inputs(), bands)
+  layout, strips = plan(64, 64, stride=16, reach_px=0, crop_px=16, window_px=64), Strips(tmp_path)
+  shown = picture.preview_bands(reader.spec)
+  for i in range(layout.strips):
+    with strips.write(i, {'preview': ((64, 64, len(shown)), np.int32)}) as arrays:
+      arrays['preview'][:] = 1000
+  assert picture._imagery(strips, reader, grid, layout, 1).title == title
+  assert grid.outline_lonlat().centroid.x < -180
+  assert picture._caption(reader, grid, []).endswith(' 179.999 E')

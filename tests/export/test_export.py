@@ -79,6 +79,7 @@ def test_the_contract_says_what_the_model_takes_and_no_place_of_this_machine(run
   assert about['sentinel2']['level'] == 'L2A'
   assert about['sentinel1']['quantity'] == 'sigma0_ellipsoid'
   assert about['subsets'] == [['VV', 'VH'], ['B2', 'B3', 'B4', 'B8']]
+  assert about['shown'] == []
   assert (about['crop_px'], about['synthetic'], len(about['classes'])) == (32, True, 5)
   for path in shared.iterdir():
     assert b'/home/someone' not in path.read_bytes(), path

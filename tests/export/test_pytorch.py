@@ -61,7 +61,10 @@ def assert_close(theirs, ours):
 
 @pytest.mark.parametrize('name', KNOWN)
 def test_an_encoder_gives_the_same_embeddings(name, tmp_path):
-  trained, model = export(untrained.save(tmp_path / 'run', stage='pretrain', encoder=name), tmp_path / 'out')
+  objective = 'vae' if name == 'resnet18' else 'tile2vec'  # whose decoder is no header
+  run = untrained.save(tmp_path / 'run', stage='pretrain', encoder=name, objective=objective)
+  trained, model = export(run, tmp_path / 'out')
+  assert ('header' in trained.variables['params']) == (objective == 'vae')
   assert model.bands == trained.bands
   present = np.array([[True] * 6, [True] * 4 + [False] * 2])
   for batch, there in ((stored(), None), (stored(1), present)):
@@ -74,14 +77,23 @@ def test_an_encoder_gives_the_same_embeddings(name, tmp_path):
   assert not torch.allclose(everything, without_radar, rtol=1e-2)
 
 
-@pytest.mark.parametrize(('target', 'shape'), [('corine_level1', (2, PX, PX, 5)), ('mine', (2, 2))])
-def test_a_header_predicts_the_same(target, shape, tmp_path):
-  run = untrained.save(tmp_path / 'run', encoder='resnet18', target=target)
+@pytest.mark.parametrize(
+  ('target', 'shape', 'shown'), [('corine_level1', (2, PX, PX, 5), ()), ('mine', (2, 2), ('VV', 'VH'))]
+)
+def test_a_header_predicts_the_same(target, shape, shown, tmp_path):
+  run = untrained.save(tmp_path / 'run', encoder='resnet18', target=target, bands=','.join(shown))
   trained, model = export(run, tmp_path / 'out')
   assert model.classes == trained.classes
+  assert trained.shown == shown
+  assert model.shown == (shown or trained.bands)
+  card = (tmp_path / 'out' / 'README.md').read_text()
+  for words in ('fine-tuned and tested on VV, VH alone', '# It sees VV, VH alone'):
+    assert (words in card) == bool(shown)
+  assert ('--s2=' in card) == (not shown)
   batch = stored(2)
   images, _ = in_jax(trained, batch)
-  inputs = {'images': images[:, None], 'present': np.ones((2, 1, 6), bool)}
+  seen = np.array([band in model.shown for band in model.bands])
+  inputs = {'images': images[:, None], 'present': np.broadcast_to(seen, (2, 1, 6))}
   ours = jax.jit(functools.partial(trained.module.apply, method='predict'))(trained.variables, inputs)
   assert ours.shape == shape
   logits = in_torch(model, batch).logits

@@ -43,6 +43,18 @@ def test_a_narrower_run_has_a_column_of_its_own(tables):
   assert 'width 16, 14 channels, crops of 128 px, 5 classes' in tables['Table 7'].note
 
 
+def test_runs_of_scenes_have_a_linear_unit(tmp_path):
+  config = {'encoder': {'name': 'resnet18', 'width': 16}, 'finetune': {'target': 'mine'}}
+  found = architecture.tables([read_run(fake_runs.write_run(tmp_path / 'mines', config=config))])
+  titles = [table.title.partition(':')[0] for table in found]
+  assert titles == ['Table 2', 'Table 3', 'Table 5', 'Table 8', 'Linear unit']
+  columns = [table.heads[-1] == 'in these runs' for table in found]
+  assert columns == [True, False, True, False, False]
+  assert 'crops of 128 px, one answer a patch' in found[2].note
+  assert found[-1].rows[-2][0] == 'Linear'
+  assert found[-1].rows[-1][-1] == '129'  # 128 weights and a bias
+
+
 def test_no_encoder_no_table(tmp_path):
   run = fake_runs.write_run(tmp_path / 'a', config={'encoder': {'name': 'resnet19'}})
   assert architecture.tables([read_run(run)]) == []

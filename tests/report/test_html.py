@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.corpora import common, labelled_1k
 from deepsentinel.report import facts
 from deepsentinel.report import html as report
 from deepsentinel.report import runs as runs_lib
@@ -261,6 +262,33 @@ def test_recorded_sets_name_their_commands(tmp_path):
     'python -m deepsentinel.corpus --config=configs/corpora/bigearthnet_v2.py --out=corpora/bigearthnet_v2',
     'tfds build tfds_builders/deepsentinel_labelled --config=custom --manual_dir=corpora/bigearthnet_v2',
   ]
+
+
+@pytest.mark.parametrize(
+  ('platform', 'changes', 'expected'),
+  [
+    ('synthetic', {}, 'python {corpus}.py {out}'),
+    ('earthengine', {'seed': 1}, 'python {corpus}.py:earthengine --config.seed=1 --config.source.project=p {out}'),
+    ('planetary_computer', {}, 'python {corpus}.py:planetary_computer {out}'),
+    ('local', {}, '# python {corpus}.py {out}  # with other settings than this file has, from local'),
+    ('', {}, '# python {corpus}.py {out}  # with other settings than this file has, from a platform of real imagery'),
+  ],
+)
+def test_the_corpus_is_sampled_from_where_it_was(platform, changes, expected, tmp_path):
+  run = fake_runs.write_run(tmp_path / 'run', synthetic=platform == 'synthetic')
+  home = tmp_path / 'deepsentinel_labelled/custom/1.0.0'
+  home.mkdir(parents=True)
+  if platform:
+    source = {'earthengine': {'project': 'p'}, 'local': {'path': '/scenes'}}.get(platform, {})
+    config = {**labelled_1k.get_config().to_dict(), 'workers': 9, **changes}
+    config['source'] = {**common.PLATFORMS.get(platform, {'name': platform}), **source}
+    (home / 'metadata.json').write_text(json.dumps({'card': {'name': 'labelled_1k', 'config': config}}))
+  experiment = json.loads((run / 'experiment.json').read_text())
+  experiment['data'] = {'train': {'directory': str(home), 'name': 'labelled_1k'}}
+  (run / 'experiment.json').write_text(json.dumps(experiment))
+  _, line, *_ = facts.commands([runs_lib.read_run(run)], [str(run)], None)
+  corpus = '-m deepsentinel.corpus --config=configs/corpora/labelled_1k'
+  assert line == expected.format(corpus=corpus, out='--out=corpora/labelled_1k')
 
 
 def test_command_line(tmp_path, pair):
