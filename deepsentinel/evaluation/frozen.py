@@ -56,9 +56,12 @@ def of_trained(trained: Trained, name: str, *, accept_level: str = '') -> Frozen
 
   def open_for(spec: sensors.SensorSpec) -> FeatureMap:
     level = trained.spec.s2_level if accept_level and accept_level == spec.s2_level else spec.s2_level
-    held = [band for band in trained.bands if band in spec.bands]
+    held = [band for band in trained.shown or trained.bands if band in spec.bands]
     subsets = [*trained.subsets, *([held] if held and drops_bands(trained) else [])]
-    trained.spec.require(dataclasses.replace(spec, s2_level=level), subsets=subsets)
+    given = spec
+    if trained.shown and held:  # it sees no others
+      given, subsets = spec.select(held), [*subsets, list(trained.shown)]
+    trained.spec.require(dataclasses.replace(given, s2_level=level), subsets=subsets)
     prepare = trained.prepare(spec)
     variables = {kind: jax.device_put(tree['encoder']) for kind, tree in trained.variables.items() if 'encoder' in tree}
     encoder = trained.module.encoder
@@ -98,7 +101,8 @@ def require_trained_for(source: Trained, shown: tuple[str, ...], subsets: list[l
 
 def _key(trained: Trained, accept_level: str) -> str:
   """The parameters alone do not say how pixels are standardised."""
-  rest = json.dumps([trained.spec.to_dict(), trained.statistics, accept_level], sort_keys=True)
+  own = [trained.spec.to_dict(), trained.statistics, accept_level, *([trained.shown] if trained.shown else [])]
+  rest = json.dumps(own, sort_keys=True)
   return checkpoint.digest({'params': np.frombuffer(bytes.fromhex(trained.sha256), np.uint8),
                             'rest': np.frombuffer(rest.encode(), np.uint8)})  # fmt: skip
 
@@ -126,5 +130,6 @@ def architecture(trained: Trained) -> str:
     trained.crop_px,
     trained.spec.to_dict(),
     trained.statistics,
+    trained.shown,
   ]
   return json.dumps(own, sort_keys=True)
