@@ -206,6 +206,11 @@ def caveats(there: cells.CellMap, examples: Examples, scores: dict[str, Any]) ->
       f'{text} examples are few: score and uncertainty say how far these examples agree, and not what else the area '
       'holds. One more example may change both.'
     )
+  used, groups = int(examples.used.sum()), sum(counts.values())
+  if groups < used:
+    side = there.mean_cells
+    near = f'whose means of {side} x {side} cells overlap' if side > 1 else 'that share a cell'
+    out.append(f'{used} examples count as {groups}: those of a kind {near} are one.')
   lost = int((~examples.used).sum())
   if lost:
     out.append(f'{lost} example(s) lie outside the map, or where it has no data, and were left out.')

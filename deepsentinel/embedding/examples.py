@@ -24,7 +24,8 @@ class Examples:
   Attributes:
     vectors: unit, float32 [n, E], of n cells.
     label: bool [n], whether positive.
-    group: int64 [n], the example a cell is of, from 0; examples that share a cell are one.
+    group: int64 [n], the example a cell is of, from 0; examples of one answer that share a cell, or a cell that the
+      means of both take in, are one.
     geometry: of every feature that was read, WGS84.
     positive: bool, of every feature.
     used: bool, whether a feature holds a cell with an embedding.
@@ -102,7 +103,8 @@ def _on_cells(
         f'for is told from what is not.{hint}'
       )
   _, first, number = np.unique(cell[:, 0] * there.cols + cell[:, 1], return_index=True, return_inverse=True)
-  group = _groups(number, feature, positive, path)
+  _require_one_answer(number, feature, positive, path)
+  group = _groups(cell, feature, positive, there.mean_cells)
   return Examples(vectors[first], positive[feature[first]], group[feature[first]], geometry, positive, used)
 
 
@@ -116,19 +118,41 @@ def _labels(values: list[Any], column: str, path: str | os.PathLike) -> np.ndarr
   return np.array(out, bool)
 
 
-def _groups(cell: np.ndarray, feature: np.ndarray, positive: np.ndarray, path: str) -> np.ndarray:
-  """int64: the group of every feature; those that share a cell are in one."""
-  number = len(positive)
-  shape = (number, int(cell.max()) + 1)
-  member = scipy.sparse.csr_array((np.ones(len(cell), np.int32), (feature, cell)), shape)
+def _members(number: np.ndarray, feature: np.ndarray, features: int) -> scipy.sparse.csr_array:
+  """int32 [features, cells]: above 0 where a feature holds the cell of that number."""
+  shape = (features, int(number.max()) + 1)
+  return scipy.sparse.csr_array((np.ones(len(number), np.int32), (feature, number)), shape)
+
+
+def _require_one_answer(number: np.ndarray, feature: np.ndarray, positive: np.ndarray, path: str) -> None:
+  """ValueError where features of both answers hold one cell; `number` of every cell of `feature`."""
+  member = _members(number, feature, len(positive))
   both = (member[positive].sum(0) > 0) & (member[~positive].sum(0) > 0)
   if both.any():
-    features = np.unique(feature[np.isin(cell, np.flatnonzero(both))]) + 1
+    features = np.unique(feature[np.isin(number, np.flatnonzero(both))]) + 1
     raise ValueError(
       f'{path}: features {", ".join(map(str, features[:6]))} say of one cell that it is positive and negative. Move '
       'them apart, or remove one.'
     )
-  _, group = scipy.sparse.csgraph.connected_components(member @ member.T, directed=False)
+
+
+def _groups(cell: np.ndarray, feature: np.ndarray, positive: np.ndarray, mean_cells: int) -> np.ndarray:
+  """int64: the group of every feature; those of one answer are in one where their means share a cell.
+
+  Args:
+    cell: int64 [n, 2], row and col. feature: int64 [n], whose cell it is.
+    positive: bool, of every feature.
+    mean_cells: side of the square of cells whose mean a vector is.
+  """
+  steps = np.arange(mean_cells) - mean_cells // 2
+  around = np.stack(np.meshgrid(steps, steps), -1).reshape(1, -1, 2)
+  taken_in = (cell[:, None] + around).reshape(-1, 2)  # [n * mean_cells ** 2, 2]
+  _, number = np.unique(taken_in @ [int(taken_in[:, 1].max()) + mean_cells, 1], return_inverse=True)
+  member = _members(number, np.repeat(feature, mean_cells**2), len(positive))
+  joined = (member @ member.T).tocoo()
+  same = positive[joined.row] == positive[joined.col]
+  joined = scipy.sparse.coo_array((joined.data[same], (joined.row[same], joined.col[same])), joined.shape)
+  _, group = scipy.sparse.csgraph.connected_components(joined, directed=False)
   return group.astype(np.int64)
 
 

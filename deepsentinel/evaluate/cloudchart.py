@@ -50,8 +50,9 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
     'SyntheticEarth, a simulated world: not a statement about the Earth' if result['synthetic'] else result['data']
   )
   models = f'{result["models"]} checkpoint' + ('s' if result['models'] > 1 else '')
+  seen = f'{result["patches"]} {result["split"]} patches, {models}'
   figure.suptitle(
-    f'Quality against cloud cover. {world}\n{result["patches"]} test patches, {models}. Skill: 0 the majority class, '
+    f'Quality against cloud cover. {world}\n{seen}. Skill: 0 the majority class, '
     f'1 both sensors without a cloud.{bands}',
     fontsize=9.5, x=0.012, ha='left', color=figures.INK,
   )  # fmt: skip
@@ -60,7 +61,7 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
 
 
 def _skill(axis, views: dict[str, list[dict[str, Any]]]) -> str:
-  """Draws a line a view; what its bands are, as a sentence."""
+  """Draws a line a view; what its bands are, as a sentence, '' where there are none."""
   known = [entry for entries in views.values() for entry in entries if entry['skill'] is not None]
   # Of two seeds Student's interval says nothing.
   kind = 'seeds' if all(len(entry['skill_of_models']) > 2 for entry in known) else 'places'
@@ -72,10 +73,10 @@ def _skill(axis, views: dict[str, list[dict[str, Any]]]) -> str:
       x, [entry['skill'] for entry in shown], color=colour, linestyle='--' if dashed else '-', marker='o',
       markersize=3.5, label=robustness.TITLES[view],
     )  # fmt: skip
-    if not dashed and all(entry[kind] for entry in shown):
+    if shown and not dashed and all(entry[kind] for entry in shown):
       low, high = zip(*(entry[kind] for entry in shown), strict=True)
       axis.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
-  if not all(entry[kind] for entry in known):
+  if not known or not all(entry[kind] for entry in known):
     return ''
   what = "Student's 95 % interval over seeds" if kind == 'seeds' else 'bootstrap over 50 km blocks, 95 %'
   return f' Bands: {what}.'

@@ -101,6 +101,7 @@ def measure(
       'shares': list(shares),
       'patches': [str(i) for i in records.table['id'].iloc[numbers]],
       'data': records.card['name'],
+      'records_sha256': records.fingerprint,
     },
   )
   cloudseries.scene_of(records.card['source'], everywhere[numbers[0]])  # it has those of all patches, or of none
@@ -126,8 +127,8 @@ def _begin(folder: pathlib.Path, job: dict[str, Any]) -> None:
     raise ValueError(f'{journal} is damaged ({error}). Remove {folder}, or pass another --out.') from error
   if begun != job:
     raise ValueError(
-      f'{folder.parent} holds another comparison: other checkpoints, patches or cloud shares. Pass another --out, or '
-      'remove that folder.'
+      f'{folder.parent} holds another comparison: other checkpoints, records, patches or cloud shares. Pass another '
+      '--out, or remove that folder.'
     )
   folder.mkdir(parents=True, exist_ok=True)
   provenance.write_json(journal, job)

@@ -43,7 +43,8 @@ def table(result: dict[str, Any]) -> str:
   lines.append('')
   world = 'SyntheticEarth, a simulated world' if result['synthetic'] else 'real imagery'
   checkpoints = f'{result["models"]} checkpoint' + ('s' if result['models'] != 1 else '')
-  lines.append(f'{result["patches"]} test patches of {world}, in {result["blocks"]} blocks; {checkpoints}')
+  patches = f'{result["patches"]} {result["split"]} patches'
+  lines.append(f'{patches} of {world}, in {result["blocks"]} blocks; {checkpoints}')
   return '\n'.join(lines)
 
 
@@ -62,7 +63,7 @@ def run(
 
   Args:
     models: M fine-tuned checkpoints, e.g. of three seeds.
-    records: the test patches. train: RecordSet whose labels say which class the majority is.
+    records: the patches that are scored. train: RecordSet whose labels say which class the majority is.
     out: folder; what is there of an earlier run is gone on with.
     shares, patches, workers, progress: as `cloudmeasure.measure`.
   Returns:

@@ -13,7 +13,17 @@ from deepsentinel import legend, provenance
 from deepsentinel.corpus import splits as splits_lib
 from deepsentinel.data import records as records_lib
 from deepsentinel.data import stores
-from deepsentinel.evaluation import cells, comparison, diagnostics, embeddings, frozen, intervals, probes, vectors
+from deepsentinel.evaluation import (
+  baselines,
+  cells,
+  comparison,
+  diagnostics,
+  embeddings,
+  frozen,
+  intervals,
+  probes,
+  vectors,
+)
 from deepsentinel.train import checkpoint as checkpoint_lib
 from deepsentinel.train import exported
 from deepsentinel.train.trained import Trained
@@ -100,13 +110,27 @@ def evaluate(request: Request) -> dict[str, Any]:
     raise ValueError(f'Unknown --splits {", ".join(unknown)}. Known: {", ".join(comparison.SPLITS)}.')
   there = records_lib.splits(directory)
   first = records_lib.RecordSet(directory, there[0]) if there else None
-  if first is not None and first.labelled and set(comparison.SPLITS) <= set(there):
+  mapped = first is not None and first.labelled and set(comparison.SPLITS) <= set(there)
+  if mapped and not _lists_alone(request, directory, there):
     return _with_maps(request, directory)
   return _with_lists(request, directory)
 
 
+def _target(request: Request, directory) -> legend.Target:
+  return legend.target(request.target, legend.map_classes(records_lib.card(directory).get('landcover') or ()))
+
+
+def _lists_alone(request: Request, directory, there: Sequence[str]) -> bool:
+  """Whether labelled records hold class lists, and maps in which no train pixel has a class of the target."""
+  target, train = _target(request, directory), records_lib.RecordSet(directory, 'train')
+  if target.is_scene or target.field not in train.fields or baselines.has_labels(train, target):
+    return False
+  asked = [records_lib.RecordSet(directory, split) for split in request.splits if split in there]
+  return any(any(records.table['classes']) for records in asked)
+
+
 def _with_maps(request: Request, directory) -> dict[str, Any]:
-  target = legend.target(request.target, legend.map_classes(records_lib.card(directory).get('landcover') or ()))
+  target = _target(request, directory)
   if target.is_scene:
     raise ValueError(
       f'--target={request.target} is one answer a patch, of deepsentinel_mines; name a target of pixels.'

@@ -63,8 +63,16 @@ def evaluate(request: Request) -> dict[str, Any]:
   chosen += [('embedding', others.load(name, seed=request.seed)) for name in request.encoders]
   benchmark = open_benchmark(request)
   test = benchmark.splits['test']
-  for _, encoder in chosen:
-    encoder.open(test.spec)  # before anything slow
+  for _, encoder in chosen:  # before anything slow
+    try:
+      encoder.open(test.spec)
+    except ValueError as error:
+      own = models[encoder.name].spec if encoder.name in models else test.spec
+      of_level = own.s2_level != test.spec.s2_level and set(own.s2_bands) & set(test.spec.s2_bands)
+      if not of_level or request.accept_level == test.spec.s2_level:
+        raise
+      hint = f'Or pass --accept_level={test.spec.s2_level}: its pixels are taken as they are, and the result says so.'
+      raise ValueError(f'{error} {hint}') from error
   grid = cells.CellGrid(test.patch_px, 0 if benchmark.positive else _CELLS)
   methods, about = [], []
   for kind, encoder in chosen:
@@ -147,8 +155,9 @@ def _probe(
     benchmark.splits, sen1floods11.TARGET, grid, block, seed=request.seed, progress=request.progress
   )
   forest = [comparison.Method('random forest', 'forest')] if request.forest else []
-  rows = comparison.compare(task, [*methods, *forest, majority], levels=('cell',), **options)
-  rows += comparison.finish([_pixels(task, method, f) for f in request.fractions for method in methods])
+  rows = comparison.answers(task, [*methods, *forest, majority], levels=('cell', 'pixel'), **options)
+  rows += [_pixels(task, method, f) for f in request.fractions for method in methods]
+  rows = comparison.finish(sorted(rows, key=lambda row: row['level']))
   number = benchmark.classes.index(benchmark.positive)
   for row in rows:
     row['positive_iou'], row['intervals']['positive_iou'] = row['iou'][number], row['iou_intervals'][number]
@@ -173,11 +182,8 @@ def _pixels(task: comparison.Task, method: comparison.Method, fraction: float) -
     label = task.target.lookup[test.read(task.target.field, [number])[0]]
     fine = [to_pixels(scores[..., k], test.patch_px, task.grid.first_px) for k in range(classes)]
     confusions.append(metrics.confusion_matrix(label, np.argmax(fine, 0), classes))
-  return {
-    'level': 'pixel', 'method': method.name, 'kind': method.kind, 'probe': 'linear', 'fraction': fraction,
-    'train_patches': len(task.share('train', fraction)), 'chosen': answer.chosen, 'validation': answer.validation,
-    **comparison.scored(np.stack(confusions), test.table['id'], task.block),
-  }  # fmt: skip
+  stacked = np.stack(confusions)
+  return comparison.row_of(task, method, fraction, 'pixel', 'linear', stacked, answer.chosen, answer.validation)
 
 
 def to_pixels(scores: np.ndarray, patch_px: int, first_px: int) -> np.ndarray:

@@ -124,34 +124,46 @@ def compare(
 ) -> list[dict[str, Any]]:
   """Probes every method at every level with every share of the labels.
 
+  Args:
+    task, methods, fractions: what is probed, and with which shares of the train labels.
+    levels: 'patch', 'cell', and 'pixel', at which methods without features alone answer.
+    probes: of `fitting.PROBES`.
+    forest_pixels: that the forest is trained on.
+    progress: shows a bar.
   Returns:
     rows of plain JSON values, each with level, method, kind, probe ('' where there is none), fraction, train_patches,
     chosen, validation, what `scored` says, and of embeddings and random encoders 'gain' (see `finish`).
   """
+  options: dict[str, Any] = {'fractions': fractions, 'levels': levels, 'probes': probes}
+  return finish(answers(task, methods, forest_pixels=forest_pixels, progress=progress, **options))
+
+
+def answers(
+  task: Task, methods: Sequence[Method], *, fractions: Sequence[float], levels: Sequence[str],
+  probes: Sequence[str] = fitting.PROBES, forest_pixels: int = 30_000, progress: bool = True,
+) -> list[dict[str, Any]]:  # fmt: skip
+  """The rows of `compare` for `finish`, to which others of the same task may be added."""
   jobs = [(m, f) for f in fractions for m in methods]
   rows: list[dict[str, Any]] = []
   with tqdm.tqdm(jobs, desc='Probing', unit=' fits', leave=False, disable=not progress) as bar:
     for method, fraction in bar:
       bar.set_postfix_str(f'{method.name}, {100 * fraction:g} %')
-      answers = _answers(task, method, fraction, levels, probes, forest_pixels)
-      rows += [_row(task, method, fraction, *answer) for answer in answers]
-  return finish(rows)
+      found = _answers(task, method, fraction, levels, probes, forest_pixels)
+      rows += [row_of(task, method, fraction, *answer) for answer in found]
+  return rows
 
 
 def _answers(task: Task, method: Method, fraction: float, levels, probes, forest_pixels: int):
-  """(level, probe, class of each place of test, hyper-parameter, score on validation) of a method."""
+  """(level, probe, confusion matrix of each patch of test, hyper-parameter, score on validation) of a method."""
   if method.kind == 'majority':
     for level in levels:
-      known = _labels(task, 'train', level)[task.share('train', fraction)]
-      most = int(np.bincount(known[known >= 0], minlength=1).argmax())
-      yield level, '', np.full(_labels(task, 'test', level).shape, most), None, None
+      yield level, '', _majority(task, fraction, level), None, None
   elif method.kind == 'forest':
-    found = _forest(task, fraction, forest_pixels)
-    for level in levels:
-      yield level, '', getattr(found, level), None, None
+    for level, confusions in _forest(task, fraction, forest_pixels, levels).items():
+      yield level, '', confusions, None, None
   else:
     assert method.features is not None
-    for level in levels:
+    for level in (level for level in levels if level != 'pixel'):
       parts = {
         split: _sample(task, method.features[split], split, level, task.share(split, fraction)) for split in SPLITS[:2]
       }
@@ -161,7 +173,7 @@ def _answers(task: Task, method: Method, fraction: float, levels, probes, forest
           probe, parts['train'], parts['validation'], test.reshape(-1, test.shape[-1]), len(task.target.classes)
         )
         output = answer.output.reshape(test.shape[:-1])
-        yield level, probe, output, answer.chosen, answer.validation
+        yield level, probe, _confusions(task, _labels(task, 'test', level), output), answer.chosen, answer.validation
 
 
 def _labels(task: Task, split: str, level: str) -> np.ndarray:
@@ -177,25 +189,54 @@ def _sample(task: Task, features: cells.PerPlace, split: str, level: str, patche
   return fitting.Sample(x[known], y[known])
 
 
-def _forest(task: Task, fraction: float, pixels: int) -> cells.PerPlace:
-  """Class of every test patch and chosen cell: what the per-pixel forest says of most of its pixels."""
+def _confusions(task: Task, label: np.ndarray, output: np.ndarray) -> np.ndarray:
+  """int64 [N, K, K] of each patch, rows = reference, of classes [N, ...]."""
+  classes = len(task.target.classes)
+  return np.stack([metrics.confusion_matrix(y, guess, classes) for y, guess in zip(label, output, strict=True)])
+
+
+def _majority(task: Task, fraction: float, level: str) -> np.ndarray:
+  """Confusion matrices int64 [N, K, K] of always saying the class that most train places have."""
+  share = task.share('train', fraction)
+  if level == 'pixel':
+    counts = baselines.class_counts(task.records['train'], task.target, index=share, progress=False)
+    tested = baselines.patch_class_counts(task.records['test'], task.target, progress=False)
+    return np.stack([baselines.majority(counts, one) for one in tested])
+  known, label = _labels(task, 'train', level)[share], _labels(task, 'test', level)
+  most = int(np.bincount(known[known >= 0], minlength=1).argmax())
+  return _confusions(task, label, np.full(label.shape, most))
+
+
+def _forest(task: Task, fraction: float, pixels: int, levels: Sequence[str]) -> dict[str, np.ndarray]:
+  """Level -> confusion matrices int64 [N, K, K] of the per-pixel forest: of a patch or cell it says what it says of
+  most of its pixels."""
   spec = task.records['train'].spec
   share = task.share('train', fraction)
   predict = baselines.fit_forest(
     task.records['train'], target=task.target, index=share, train_pixels=pixels, seed=task.seed, progress=False
   )
-  classes, patch, cell = len(task.target.classes), [], []
-  for numbers in cells.chunks(task.records['test'], 'Forest', False):
-    pixel = cells.physical(task.records['test'], numbers, spec.bands)
+  classes, test = len(task.target.classes), task.records['test']
+  found: dict[str, list[np.ndarray]] = {level: [] for level in levels}
+  for numbers in cells.chunks(test, 'Forest', False):
+    pixel = cells.physical(test, numbers, spec.bands)
     guess = predict(pixel.reshape(-1, pixel.shape[-1])).reshape(pixel.shape[:3])
-    patch.append(cells.counted(guess.reshape(len(guess), -1), classes).argmax(-1))
-    cell.append(task.grid.take(cells.counted(task.grid.split(guess), classes).argmax(-1), numbers))
-  return cells.PerPlace(np.concatenate(patch), np.concatenate(cell))
+    for level, confusions in found.items():
+      if level == 'pixel':
+        label, output = task.target.lookup[test.read(task.target.field, numbers)], guess
+      elif level == 'cell':
+        output = task.grid.take(cells.counted(task.grid.split(guess), classes).argmax(-1), numbers)
+        label = task.labels['test'].cell[numbers]
+      else:
+        output = cells.counted(guess.reshape(len(guess), -1), classes).argmax(-1)
+        label = task.labels['test'].patch[numbers]
+      confusions.append(_confusions(task, label, output))
+  return {level: np.concatenate(confusions) for level, confusions in found.items()}
 
 
-def _row(task: Task, method: Method, fraction: float, level: str, probe: str, output, chosen, validation) -> dict:
-  label, classes = _labels(task, 'test', level), len(task.target.classes)
-  confusions = np.stack([metrics.confusion_matrix(y, guess, classes) for y, guess in zip(label, output, strict=True)])
+def row_of(
+  task: Task, method: Method, fraction: float, level: str, probe: str, confusions: np.ndarray, chosen, validation
+) -> dict[str, Any]:
+  """A row for `finish`, of the confusion matrices [N, K, K] of the test patches."""
   return {
     'level': level, 'method': method.name, 'kind': method.kind, 'probe': probe, 'fraction': fraction,
     'train_patches': len(task.share('train', fraction)), 'chosen': chosen, 'validation': validation,

@@ -22,6 +22,10 @@ from deepsentinel import sensors
 from deepsentinel.sources import base, corine, footprints, mgrs, raster, sidecar
 
 LAYOUTS = ('v1', 'v2_geotiff', 'v2_lmdb')
+_FOLDERS = {
+  'sentinel2': ('BigEarthNet-S2*', 'BigEarthNet-v1*', '*/BigEarthNet-S2*'),
+  'sentinel1': ('BigEarthNet-S1*', '*/BigEarthNet-S1*'),
+}
 _SIDE_M = 1200.0
 _SIDE_PX = 120
 _UNITS = {'sentinel2': 'reflectance_x1e4', 'sentinel1': 'db'}
@@ -46,8 +50,9 @@ class BigEarthNet:
     path: its folder. v1: holds the folders of S2 and S1 patches. v2: holds BigEarthNet-S2/, BigEarthNet-S1/ (GeoTIFF)
       or the LMDB (or is the LMDB), metadata.parquet, and Reference_Maps/ where wanted.
     layout: 'v1', 'v2_geotiff' or 'v2_lmdb'.
-    pairs_only: whether patches of which only one sensor is there are left out.
+    pairs_only: whether patches that lack one of the sensors taken are left out.
     mapped_only: whether patches without a CORINE reference map are left out.
+    take: of v2, the sensors whose patches are taken; the folder of the other need not be there.
   Raises:
     ValueError: unknown layout, or the folder does not hold what the layout says.
   """
@@ -55,19 +60,23 @@ class BigEarthNet:
   synthetic = False
   spec = sensors.SensorSpec(sensors.ALL_BANDS, 'L2A', 'sigma0_ellipsoid')
 
-  def __init__(self, path: str, layout: str = 'v2_lmdb', pairs_only: bool = True, mapped_only: bool = False):
+  def __init__(
+    self, path: str, layout: str = 'v2_lmdb', pairs_only: bool = True, mapped_only: bool = False,
+    take: Sequence[str] = sensors.SENSORS,
+  ):  # fmt: skip
     if layout not in LAYOUTS:
       raise ValueError(f'Unknown BigEarthNet layout {layout!r}. Known: {", ".join(LAYOUTS)}.')
     self.path = pathlib.Path(path)
     self.layout = layout
     self._pairs_only = pairs_only
     self._mapped_only = mapped_only
+    self._take = tuple(take)
     self._environment: tuple[int, Any] | None = None
     if layout == 'v2_lmdb':
       self._lmdb = self._find('data.mdb', '*/data.mdb', '*/*/data.mdb').parent
     else:
-      self._s2 = self._find('BigEarthNet-S2*', 'BigEarthNet-v1*', '*/BigEarthNet-S2*')
-      self._s1 = self._find('BigEarthNet-S1*', '*/BigEarthNet-S1*')
+      needed = sensors.SENSORS if layout == 'v1' else self._take
+      self._roots = {sensor: self._find(*_FOLDERS[sensor]) for sensor in needed}
 
   def __getstate__(self) -> dict[str, Any]:
     return {**self.__dict__, '_environment': None}  # an open LMDB does not travel to another process
@@ -85,7 +94,8 @@ class BigEarthNet:
     """Every patch, in order of its id: grid, scenes with their times, class names."""
     found = False
     for place in self._v1_places() if self.layout == 'v1' else self._v2_places():
-      if (self._pairs_only and len(place.scenes) < 2) or (self._mapped_only and self._map_of(place) is None):
+      lacking = self._pairs_only and len(place.scenes) < len(self._take)
+      if lacking or (self._mapped_only and self._map_of(place) is None):
         continue
       found = True
       yield place
@@ -134,10 +144,10 @@ class BigEarthNet:
 
   def _v1_places(self) -> Iterator[base.Place]:
     partners = {}
-    for folder in sorted(f for f in self._s1.iterdir() if f.is_dir()):
+    for folder in sorted(f for f in self._roots['sentinel1'].iterdir() if f.is_dir()):
       item = _labels_json(folder)
       partners[item['corresponding_s2_patch']] = (folder.name, sidecar.from_bigearthnet(item))
-    for folder in sorted(f for f in self._s2.iterdir() if f.is_dir()):
+    for folder in sorted(f for f in self._roots['sentinel2'].iterdir() if f.is_dir()):
       item = _labels_json(folder)
       grid = _grid_of_json(item, folder.name)
       outline = _outline(grid)
@@ -158,15 +168,15 @@ class BigEarthNet:
       grid = grid_of_name(s2)
       outline = _outline(grid)
       flags = {k: row[k] for k in _FLAGS if k in row}
-      scenes = {}
-      if self._has(s2, 'sentinel2'):
-        scenes['sentinel2'] = _scene(s2, sidecar.from_name(s2), outline, flags)
-      if self._has(s1, 'sentinel1'):
-        scenes['sentinel1'] = _scene(s1, sidecar.from_name(s1), outline)
+      scenes = {
+        sensor: _scene(name, sidecar.from_name(name), outline, flags)
+        for sensor, name in (('sentinel2', s2), ('sentinel1', s1))
+        if sensor in self._take and self._has(name, sensor)
+      }
       if scenes:
         yield base.Place(s2, grid, scenes, tuple(row['labels']))
     if self.layout == 'v2_geotiff' and not self._pairs_only:
-      for sensor, root in (('sentinel2', self._s2), ('sentinel1', self._s1)):
+      for sensor, root in self._roots.items():
         for folder in sorted(f for f in root.glob('*/*') if f.is_dir() and f.name not in known):
           grid = grid_of_name(folder.name)
           yield base.Place(
@@ -191,7 +201,7 @@ class BigEarthNet:
     return table.to_dict('records')
 
   def _folder(self, scene: base.Scene) -> pathlib.Path:
-    root = self._s2 if scene.sensor == 'sentinel2' else self._s1
+    root = self._roots[scene.sensor]
     if self.layout == 'v1':
       return root / scene.id
     # v2 sorts by product: .._T33UUP/.._T33UUP_26_57, and for S1 without the tile: .._165043/.._165043_33UUP_70_48.
@@ -201,8 +211,7 @@ class BigEarthNet:
     if self.layout == 'v2_lmdb':
       with self._open().begin() as transaction:
         return transaction.get(name.encode()) is not None
-    root = self._s2 if sensor == 'sentinel2' else self._s1
-    return (root / name.rsplit('_', 2 if sensor == 'sentinel2' else 3)[0] / name).is_dir()
+    return (self._roots[sensor] / name.rsplit('_', 2 if sensor == 'sentinel2' else 3)[0] / name).is_dir()
 
   def _open(self) -> Any:
     """The LMDB, opened once a process: an environment must not be used across a fork."""

@@ -17,7 +17,7 @@ def home(tmp_path_factory):
   """A map, and examples on it."""
   home = tmp_path_factory.mktemp('home')
   cell_maps.write(home / 'maps', cell_maps.random_vectors(12, 10), computed=True)
-  points = [shapely.Point(*cell_maps.lonlat(row + 0.5, 4.5)) for row in range(6)]
+  points = [shapely.Point(*cell_maps.lonlat(row + 0.5, col + 0.5)) for row in (1, 5, 9) for col in (4, 7)]
   frame = geopandas.GeoDataFrame({'label': [1, 0] * 3}, geometry=points, crs=4326)
   places.write(home / 'examples.gpkg', {'examples': frame})
   return home

@@ -1,7 +1,9 @@
 """Quality against cloud cover: skill by hand, what must hold, and real renderings seen by a small model."""
 
+import copy
 import dataclasses
 import datetime
+import hashlib
 import json
 import pathlib
 
@@ -10,7 +12,7 @@ import pandas
 import pytest
 
 from deepsentinel import legend, sensors
-from deepsentinel.evaluate import cloudmeasure, cloudresults
+from deepsentinel.evaluate import cloudchart, cloudmeasure, cloudresults
 from deepsentinel.evaluation import cloudseries, robustness
 from deepsentinel.evaluation.robustness import VIEWS
 from deepsentinel.sources import base
@@ -70,13 +72,23 @@ def test_pixels_under_cloud_and_under_clear_sky_are_scored_apart():
   assert curves['cloud']['fused'][1]['pixels'] == 900
 
 
-def test_a_model_that_knows_just_the_majority_class_has_no_skill():
+def test_a_model_that_knows_just_the_majority_class_has_no_skill(tmp_path, monkeypatch):
   curves = robustness.curves(_measured({view: [GUESS, GUESS] for view in SOUND}), BLOCK, COUNTS, SHARES)
   entry = curves['all']['fused'][0]
   assert (entry['skill'], entry['skill_of_models'], entry['places'], entry['seeds']) == (None, [None, None], None, None)
   assert entry['quality'] == entry['majority'] == pytest.approx(0.36)
-  shown = {'curves': curves, 'shares': SHARES, 'checks': [], 'synthetic': True, 'models': 2, 'patches': 9, 'blocks': 9}
-  assert 'both                                    -      -' in cloudresults.table(shown)
+  shown = {
+    'curves': curves, 'shares': SHARES, 'checks': [], 'synthetic': True, 'models': 2, 'patches': 9, 'blocks': 9,
+    'split': 'validation', 'embedding_kept': {view: [1.0, 0.5] for view in VIEWS},
+  }  # fmt: skip
+  text = cloudresults.table(shown)
+  assert 'both                                    -      -' in text
+  assert '9 validation patches of SyntheticEarth' in text
+  titles = []
+  monkeypatch.setattr(cloudchart.figures, 'png', lambda figure: titles.append(figure.get_suptitle()) or b'')
+  cloudchart.draw(tmp_path / 'robustness.png', shown)
+  assert '9 validation patches' in titles[0]
+  assert 'Bands' not in titles[0]
 
 
 def test_what_is_left_of_an_embedding():
@@ -143,6 +155,10 @@ class Patches:
   def __len__(self):
     return len(self.table)
 
+  @property
+  def fingerprint(self):
+    return hashlib.sha256(b''.join(p.tobytes() for own in self.pixels.values() for p in own)).hexdigest()
+
   def read(self, field, numbers):
     return np.stack([self.pixels[field][i] for i in numbers])
 
@@ -188,6 +204,10 @@ def test_another_comparison_is_not_written_over(patches, model, tmp_path):
   cloudmeasure.measure([model], patches, tmp_path, shares=SHARES, patches=1, workers=1, progress=False)
   with pytest.raises(ValueError, match=r'holds another comparison.*Pass another --out'):
     cloudmeasure.measure([model], patches, tmp_path, shares=SHARES, patches=2, workers=1, progress=False)
+  relabelled = copy.copy(patches)
+  relabelled.pixels = patches.pixels | {'corine': [np.zeros_like(one) for one in patches.pixels['corine']]}
+  with pytest.raises(ValueError, match=r'holds another comparison: other checkpoints, records'):
+    cloudmeasure.measure([model], relabelled, tmp_path, shares=SHARES, patches=1, workers=1, progress=False)
   (tmp_path / 'clouds' / 'part_00000.npz').write_bytes(b'PK cut off')
   with pytest.raises(ValueError, match=r'part_00000.npz cannot be read.*Remove it and run the same command again'):
     cloudmeasure.measure([model], patches, tmp_path, shares=SHARES, patches=1, workers=1, progress=False)

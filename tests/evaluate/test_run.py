@@ -72,6 +72,21 @@ def test_band_statistics_of_class_lists_are_standardised_over_all_splits(records
   assert np.abs(plain[len(sets[0]) :].mean(0)).max() > 0.01  # of a split alone it would be 0
 
 
+@pytest.mark.parametrize(
+  ('labels', 'lists', 'kind'), [(False, True, '_with_lists'), (True, True, '_with_maps'), (False, False, '_with_maps')]
+)
+def test_class_lists_are_probed_where_the_maps_are_empty(records, monkeypatch, labels, lists, kind):
+  sets = {split: RecordSet(records, split) for split in ('train', 'validation', 'test')}
+  for one in sets.values():
+    monkeypatch.setitem(one.table, 'classes', ['a;b' if lists else ''] * len(one))
+    if not labels:
+      monkeypatch.setattr(one, 'read', lambda field, index: np.zeros((len(index), 32, 32), np.uint8))
+  monkeypatch.setattr(run.records_lib, 'RecordSet', lambda directory, split: sets[split])
+  for name in ('_with_maps', '_with_lists'):
+    monkeypatch.setattr(run, name, lambda *_, name=name: name)
+  assert run.evaluate(run.Request((), str(records), progress=False)) == kind
+
+
 def test_a_repeat_computes_no_features_and_gives_the_same(request_, result, cache, monkeypatch):
   parts = {p: p.stat().st_mtime_ns for p in cache.rglob('part_*.npz')}
   assert len(parts) == 3 * 3

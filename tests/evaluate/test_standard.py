@@ -1,13 +1,16 @@
 """Published benchmarks through the command's own functions: tiny folders in their formats, and real BigEarthNet v2."""
 
+import contextlib
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
 
 from deepsentinel import sensors
-from deepsentinel.evaluate import output, standard
-from deepsentinel.evaluation.benchmarks import eurosat, sen1floods11
+from deepsentinel.evaluate import others, output, standard
+from deepsentinel.evaluation.benchmarks import bigearthnet, eurosat, sen1floods11
 from tests import untrained
 from tests.evaluation import benchmark_files
 
@@ -49,7 +52,7 @@ def test_eurosats_bands_are_taken_by_name(folder, eurosat_files):
 
 
 def test_eurosat_of_another_level_is_refused_unless_that_is_said(folder, eurosat_files, optical):
-  with pytest.raises(ValueError, match='trained on Sentinel-2 L2A; these pixels are L1C'):
+  with pytest.raises(ValueError, match=r'trained on Sentinel-2 L2A; these pixels are L1C.*Or pass --accept_level=L1C'):
     standard.evaluate(_request(folder, 'eurosat', optical))
   result = standard.evaluate(_request(folder, 'eurosat', optical, accept_level='L1C'))
   assert any('L1C, taken as they are (--accept_level=L1C)' in c for c in result['caveats'])
@@ -78,7 +81,7 @@ def test_fractions_instead_of_numbers_are_named(tmp_path):
   ('name', 'says'),
   [
     ('eurosat', r'holds no class folder AnnualCrop/. Get EuroSAT_MS.zip from https://.* Expected there: EuroSAT_MS/'),
-    ('bigearthnet_v2', r'holds no BigEarthNet-S2/ .* Get BigEarthNet v2 from https://bigearth.net'),
+    ('bigearthnet_v2', r'holds no BigEarthNet-S2\*, which .* Get BigEarthNet v2 from https://bigearth.net'),
     ('sen1floods11', r'holds no folder LabelHand/. Get Sen1Floods11 v1.1 from gs://sen1floods11'),
     ('imagenet', "Unknown benchmark 'imagenet'. Known: eurosat, bigearthnet_v2, sen1floods11"),
   ],
@@ -103,11 +106,69 @@ def test_nothing_to_score_is_said_first(tmp_path):
 
 
 def test_another_projects_encoder_without_that_project(tmp_path, monkeypatch):
-  monkeypatch.setitem(__import__('sys').modules, 'torchgeo', None)  # as where it is not installed
+  monkeypatch.setitem(sys.modules, 'torchgeo', None)  # as where it is not installed
   with pytest.raises(ValueError, match='pip install torchgeo'):
     standard.evaluate(standard.Request('eurosat', tmp_path, encoders=['torchgeo:resnet18']))
   with pytest.raises(ValueError, match='is none that is known'):
     standard.evaluate(standard.Request('eurosat', tmp_path, encoders=['timm:resnet18']))
+
+
+def _stand_in(monkeypatch, **weights):
+  """torch and torchgeo with a ResNet-18 whose features are the channels it is shown; its Frozen by a weight's name."""
+
+  class Shown:
+    def eval(self):
+      return self
+
+    def state_dict(self):
+      return {}
+
+    def forward_features(self, images):
+      return types.SimpleNamespace(numpy=lambda: images[:, :, ::32, ::32])
+
+  torch = types.SimpleNamespace(manual_seed=int, from_numpy=np.asarray, inference_mode=contextlib.nullcontext)
+  models = types.SimpleNamespace(
+    resnet18=lambda **_: Shown(), ResNet18_Weights=types.SimpleNamespace(__members__=weights)
+  )
+  monkeypatch.setitem(sys.modules, 'torch', torch)
+  monkeypatch.setitem(sys.modules, 'torchgeo', types.SimpleNamespace(models=models))
+  monkeypatch.setitem(sys.modules, 'torchgeo.models', models)
+  return lambda name: others.load(f'torchgeo:ResNet18_Weights.{name}')
+
+
+class Normalize:
+  """Of torchvision, as far as weights are told by it."""
+
+  def __init__(self, mean, std):
+    self.mean, self.std = mean, std
+
+
+THIRTEEN = (*others.BANDS[:8], 'B8a', *others.BANDS[9:])  # as torchgeo spells them
+
+
+def _weights(bands, *normalisers):
+  return types.SimpleNamespace(
+    meta={'bands': bands}, transforms=types.SimpleNamespace(modules=lambda: iter([object(), *normalisers]))
+  )
+
+
+def test_another_projects_weights_normalise_as_they_say(monkeypatch):
+  own = Normalize(list(range(13)), [2.0] * 12 + [4.0])
+  load = _stand_in(
+    monkeypatch, SENTINEL2_ALL_MOCO=_weights(THIRTEEN, Normalize([0], [10000])), SENTINEL2_ALL_DINO=_weights(THIRTEEN),
+    SENTINEL2_ALL_SOFTCON=_weights(THIRTEEN, own), SENTINEL2_ALL_SECO_ECO=_weights(THIRTEEN[:12]),
+    SENTINEL2_ALL_TWICE=_weights(THIRTEEN, own, own), SENTINEL2_RGB_MOCO=_weights(('B4', 'B3', 'B2')),
+  )  # fmt: skip
+  spec, pixels = sensors.SensorSpec(('B12', 'B1'), 'L1C'), np.full((1, 1, 32, 32, 2), 100, np.uint16)
+  found = {name: load(f'SENTINEL2_ALL_{name}') for name in ('MOCO', 'DINO', 'SOFTCON')}
+  shown = {name: one.open(spec)({'s2': pixels})[0, 0, 0] for name, one in found.items()}
+  for name in ('MOCO', 'DINO'):
+    np.testing.assert_allclose(shown[name], [0.01, *[0] * 11, 0.01])
+  np.testing.assert_allclose(shown['SOFTCON'], [50, *[0] * 11, (100 - 12) / 4])
+  assert found['MOCO'].key == found['DINO'].key != found['SOFTCON'].key
+  for name in ('SECO_ECO', 'TWICE'):
+    with pytest.raises(ValueError, match=r'MOCO, .*SOFTCON; SENTINEL2_ALL_SECO_ECO, SENTINEL2_ALL_TWICE take other'):
+      load(f'SENTINEL2_ALL_{name}')
 
 
 @pytest.fixture(scope='module')
@@ -126,6 +187,7 @@ def test_water_by_cells_and_by_pixels(floods):
   # Right in every cell; half way between two cells an unsure probe has its border a few pixels off.
   assert pixel['positive_iou'] == pixel['iou'][1] > 0.7
   assert rows['radar', 'pixel', 'linear']['positive_iou'] > 0.9
+  assert rows['majority', 'pixel', '']['iou'] == [pytest.approx(96 * 64 / (96**2 - 16**2)), 0]
   assert 'IoU of the class' in output.table(floods)
 
 
@@ -144,6 +206,33 @@ def test_scores_of_cells_at_pixels():
   fine = standard.to_pixels(np.array([[0.0, 1.0], [0.0, 1.0]]), 34, 1)
   assert fine.shape == (34, 34)
   np.testing.assert_allclose(fine[5], np.clip((np.arange(34) - 1 + 0.5) / 16 - 0.5, 0, 1))
+
+
+@pytest.mark.parametrize('as_lmdb', [False, True])
+@pytest.mark.parametrize(
+  ('sensor', 'field', 'bands'), [('sentinel2', 's2', ('B4', 'B3')), ('sentinel1', 's1', ('VH', 'VV'))]
+)
+def test_bigearthnet_of_one_sensor_needs_the_other_neither_as_folder_nor_as_patch(
+  tmp_path, sensor, field, bands, as_lmdb
+):
+  written = benchmark_files.write_bigearthnet(tmp_path, sensor, as_lmdb=as_lmdb)
+  benchmark = bigearthnet.open_benchmark(tmp_path, bands=bands, progress=False)
+  for split, images in benchmark.splits.items():  # without the fourth, of train, which has snow
+    (pixels,) = images.read(field, range(len(images)))
+    first, second = written[split].values()
+    expected = np.stack([second, first], -1) * (1 if field == 's2' else 100)
+    np.testing.assert_array_equal(pixels, expected)
+  with pytest.raises(ValueError, match=r'BigEarthNet v2 of sentinel2 and sentinel1 \(.* Expected there: '):
+    bigearthnet.open_benchmark(tmp_path, progress=False)
+
+
+def test_a_field_is_read_without_the_other_sensors_file(tmp_path):
+  benchmark_files.write_sen1floods11(tmp_path, chips=1)
+  test = sen1floods11.open_benchmark(tmp_path, progress=False).splits['test']
+  for file in tmp_path.rglob('*S2Hand.tif'):
+    file.unlink()
+  assert test.read('s1', [0]).shape == (1, 96, 96, 2)
+  assert test.read('label', [0]).max() == 2
 
 
 @pytest.fixture(scope='module')

@@ -1,9 +1,12 @@
-"""EuroSAT and Sen1Floods11 in their published layouts, of a few tiny-sized scenes, written with rasterio."""
+"""EuroSAT, Sen1Floods11 and BigEarthNet v2 in their published layouts, of a few scenes, written with rasterio."""
 
 import pathlib
 
+import lmdb
 import numpy as np
+import pandas as pd
 import rasterio
+import safetensors.numpy
 
 from deepsentinel.evaluation.benchmarks import eurosat
 
@@ -63,3 +66,28 @@ def write_sen1floods11(folder: pathlib.Path, chips: int = 3) -> None:
       rows.append(f'{name}_S1Hand.tif,{name}_LabelHand.tif')
       number += 1
     (lists / f'flood_{split}_data.csv').write_text('\n'.join(rows) + '\n')
+
+
+def write_bigearthnet(folder: pathlib.Path, sensor: str, *, as_lmdb: bool = False) -> dict[str, dict[str, np.ndarray]]:
+  """One sensor of four patches: one a split, the fourth with snow; split ('snow') -> band -> pixels [120, 120]."""
+  bands, dtype = (('B03', 'B04'), np.uint16) if sensor == 'sentinel2' else (('VV', 'VH'), np.float32)
+  rows, written, records = [], {}, {}
+  for number, split in enumerate(('train', 'validation', 'test', 'snow')):
+    place = f'33UUP_{number}_0'
+    s2, s1 = f'S2A_MSIL2A_20170613T101031_N9999_R022_T{place}', f'S1B_IW_GRDH_1SDV_20170612T165809_{place}'
+    snow = split == 'snow'
+    rows.append({'patch_id': s2, 's1_name': s1, 'labels': ['Pastures'], 'split': 'train' if snow else split,
+                 'contains_seasonal_snow': snow, 'contains_cloud_or_shadow': False})  # fmt: skip
+    name, root, parts = (s2, 'BigEarthNet-S2', 2) if sensor == 'sentinel2' else (s1, 'BigEarthNet-S1', 3)
+    level = 1000 + 100 * number if sensor == 'sentinel2' else -10 - number
+    written[split] = records[name] = {band: np.full((120, 120), level + k, dtype) for k, band in enumerate(bands)}
+    for band, values in {} if as_lmdb else written[split].items():
+      path = folder / root / name.rsplit('_', parts)[0] / name / f'{name}_{band}.tif'
+      write_tif(path, values[None], 300_000 + 1200.0 * number, 5_400_000.0, 32633, 10.0)
+  folder.mkdir(exist_ok=True)
+  pd.DataFrame(rows).to_parquet(folder / 'metadata.parquet')
+  if as_lmdb:
+    with lmdb.open(str(folder / 'ben'), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+      for name, arrays in records.items():
+        transaction.put(name.encode(), safetensors.numpy.save(arrays))
+  return written

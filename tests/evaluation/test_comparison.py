@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from deepsentinel import legend
-from deepsentinel.evaluation import cells, comparison, tags
+from deepsentinel.evaluation import baselines, cells, comparison, tags
 from tests.data import memory_records
 
 CODES = [legend.CORINE_INDEX[code] for code in (211, 312, 523)]
@@ -42,7 +42,8 @@ def rows(task):
     comparison.Method('majority', 'majority'),
     comparison.Method('random forest', 'forest'),
   ]
-  return comparison.compare(task, methods, fractions=(0.25, 1.0), forest_pixels=2000, progress=False)
+  options = {'fractions': (0.25, 1.0), 'levels': ('patch', 'cell', 'pixel'), 'forest_pixels': 2000}
+  return comparison.compare(task, methods, progress=False, **options)
 
 
 def _row(rows, method, level, probe, fraction=1.0):
@@ -52,9 +53,12 @@ def _row(rows, method, level, probe, fraction=1.0):
 
 
 def test_every_method_is_asked_about_the_same_cells(task, rows):
-  assert len(rows) == 2 * 2 * (2 * 2 + 2)
+  assert len(rows) == 2 * (2 * 2 * 2 + 3 * 2)
   assert {r['pixels'] for r in rows if r['level'] == 'cell'} == {24 * 4}
   assert {r['pixels'] for r in rows if r['level'] == 'patch'} == {24}
+  assert {(r['method'], r['pixels']) for r in rows if r['level'] == 'pixel'} == {
+    ('majority', 24 * 32**2), ('random forest', 24 * 32**2)
+  }  # fmt: skip
   assert {r['train_patches'] for r in rows if r['fraction'] == 0.25} == {10}
 
 
@@ -80,6 +84,17 @@ def test_majority_by_hand(task, rows):
   assert row['weighted_iou'] == pytest.approx(expected)
   low, high = row['intervals']['overall_accuracy']
   assert low < row['overall_accuracy'] < high
+
+
+def test_every_pixel_of_the_forest_and_of_the_majority_is_scored(task, rows):
+  # Cells are of one class here, so that the majority class of their pixels scores what that of cells does.
+  pixel, cell = _row(rows, 'majority', 'pixel', ''), _row(rows, 'majority', 'cell', '')
+  assert pixel['overall_accuracy'] == pytest.approx(cell['overall_accuracy'])
+  label, parts = TARGET.lookup[task.records['test'].read('corine', range(24))], task.records
+  confusion = baselines.random_forest(parts['train'], parts['test'], train_pixels=2000, progress=False)
+  found = _row(rows, 'random forest', 'pixel', '')
+  assert found['overall_accuracy'] == pytest.approx(np.trace(confusion) / label.size)
+  assert found['overall_accuracy'] < _row(rows, 'random forest', 'cell', '')['overall_accuracy']
 
 
 def test_subsets_are_nested_and_stratified(task):

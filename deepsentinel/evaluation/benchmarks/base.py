@@ -12,7 +12,7 @@ import pandas as pd
 from deepsentinel import schema, sensors
 
 SPLITS = ('train', 'validation', 'test')
-Reader = Callable[[int], Mapping[str, np.ndarray]]
+Reader = Callable[[int, str], np.ndarray]
 
 
 class Images:
@@ -36,7 +36,7 @@ class Images:
     spec: the contract of the pixels.
     patch_px: edge of a patch.
     table: 'id', 'lon_deg', 'lat_deg' of every patch, and 'file' and 'bytes', which tell it from another version.
-    read: patch number -> stored pixels 's2', 's1' of the contract's sensors, and 'label' uint8 [H, W] with `maps`.
+    read: (patch number, field) -> its stored pixels, of 's2' or 's1' [H, W, C], of 'label' uint8 [H, W] with `maps`.
     maps: whether patches have label maps.
     """
     self.directory, self.split, self.spec, self.patch_px = directory, split, spec, patch_px
@@ -45,7 +45,7 @@ class Images:
     if maps:
       self.fields['label'] = schema.TensorField('label', (patch_px, patch_px), 'uint8', 0, 'class, from 1')
     self._read = read
-    self._last: tuple[int, Mapping[str, np.ndarray]] | None = None
+    self._last: dict[str, tuple[int, np.ndarray]] = {}
 
   def __len__(self) -> int:
     return len(self.table)
@@ -62,24 +62,23 @@ class Images:
     return self.read_crops(field, index, zeros, zeros, self.patch_px)
 
   def read_crops(self, field: str, index, row, col, crop_px: int) -> np.ndarray:
-    """As `RecordSet.read_crops`; crops of one patch that follow each other read it once."""
+    """As `RecordSet.read_crops`; crops of one patch that follow each other read a field once."""
     known = self.fields[field]
     out = np.empty((len(index), crop_px, crop_px, *known.shape[2:]), known.dtype)
     for place, (i, r, c) in enumerate(zip(index, row, col, strict=True)):
-      out[place] = self._patch(int(i))[field][r : r + crop_px, c : c + crop_px]
+      out[place] = self._patch(int(i), field)[r : r + crop_px, c : c + crop_px]
     return out
 
-  def _patch(self, number: int) -> Mapping[str, np.ndarray]:
-    if self._last is None or self._last[0] != number:
-      arrays = self._read(number)
-      for name, field in self.fields.items():
-        if arrays[name].shape != field.shape:
-          raise ValueError(
-            f'{self.table["file"][number]}: {name} is {arrays[name].shape}; {field.shape} is what this benchmark has. '
-            'Fetch the file again.'
-          )
-      self._last = number, arrays
-    return self._last[1]
+  def _patch(self, number: int, field: str) -> np.ndarray:
+    if field not in self._last or self._last[field][0] != number:
+      pixels, shape = self._read(number, field), self.fields[field].shape
+      if pixels.shape != shape:
+        raise ValueError(
+          f'{self.table["file"][number]}: {field} is {pixels.shape}; {shape} is what this benchmark has. '
+          'Fetch the file again.'
+        )
+      self._last[field] = number, pixels
+    return self._last[field][1]
 
 
 @dataclasses.dataclass(frozen=True)

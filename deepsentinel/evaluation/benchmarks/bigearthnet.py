@@ -18,8 +18,8 @@ from deepsentinel.sources import bigearthnet
 
 SOURCE = 'BigEarthNet v2 from https://bigearth.net (https://zenodo.org/records/10891137)'
 LAYOUT = (
-  'BigEarthNet-S2/, BigEarthNet-S1/ and metadata.parquet; or its LMDB (made by rico-hdl) with metadata.parquet in or '
-  'beside it'
+  'BigEarthNet-S2/, BigEarthNet-S1/ (one of them where --bands names the bands of its sensor alone) and '
+  'metadata.parquet; or its LMDB (made by rico-hdl) with metadata.parquet in or beside it'
 )
 
 
@@ -35,30 +35,30 @@ def open_benchmark(directory: pathlib.Path, *, bands: Sequence[str] = (), progre
   """
   layout = 'v2_lmdb' if _has_lmdb(directory) else 'v2_geotiff'
   spec = base.chosen_bands(bigearthnet.BigEarthNet.spec, bands, 'BigEarthNet')
+  needed = ' and '.join(spec.sensors)
   try:
-    source = bigearthnet.BigEarthNet(str(directory), layout, pairs_only=len(spec.sensors) == 2)
+    source = bigearthnet.BigEarthNet(str(directory), layout, take=spec.sensors)
+    bar = tqdm.tqdm(source.places(), desc='BigEarthNet', unit=' patches', leave=False, disable=not progress)
+    places = list(bar)
   except ValueError as error:
-    raise base.absent(directory, 'BigEarthNet-S2/ and no data.mdb', SOURCE, LAYOUT) from error
-  needed = set(spec.sensors)
+    raise base.absent(directory, f'BigEarthNet v2 of {needed} ({error})', SOURCE, LAYOUT) from error
   found: dict[str, list[sources_base.Place]] = {split: [] for split in base.SPLITS}
-  for place in tqdm.tqdm(source.places(), desc='BigEarthNet', unit=' patches', leave=False, disable=not progress):
-    facts = place.scenes['sentinel2'].metadata if 'sentinel2' in place.scenes else {}
+  for place in places:
+    facts = next(iter(place.scenes.values())).metadata  # those of the table are the same for both sensors
     spoilt = facts.get('contains_seasonal_snow') or facts.get('contains_cloud_or_shadow')
-    if needed <= set(place.scenes) and not spoilt and facts.get('split') in found:
+    if not spoilt and facts.get('split') in found:
       found[facts['split']].append(place)
-  empty = [split for split, places in found.items() if not places]
+  empty = [split for split, own in found.items() if not own]
   if empty:
-    raise base.absent(
-      directory, f'patch of split {", ".join(empty)} with {" and ".join(sorted(needed))}', SOURCE, LAYOUT
-    )
-  classes = tuple(sorted({name for places in found.values() for place in places for name in place.classes}))
+    raise base.absent(directory, f'patch of split {", ".join(empty)} with {needed}', SOURCE, LAYOUT)
+  classes = tuple(sorted({name for own in found.values() for place in own for name in place.classes}))
   splits, labels = {}, {}
-  for split, places in found.items():
-    labels[split] = np.array([[name in place.classes for name in classes] for place in places], bool)
-    lonlat = np.array([_centre(place.grid) for place in places])
-    table = pd.DataFrame({'id': [p.id for p in places], 'lon_deg': lonlat[:, 0], 'lat_deg': lonlat[:, 1],
-                          'file': [' '.join(s.id for s in p.scenes.values()) for p in places], 'bytes': 0})  # fmt: skip
-    splits[split] = base.Images(directory, split, spec, 120, table, _reader(source, places, spec))
+  for split, own in found.items():
+    labels[split] = np.array([[name in place.classes for name in classes] for place in own], bool)
+    lonlat = np.array([_centre(place.grid) for place in own])
+    table = pd.DataFrame({'id': [p.id for p in own], 'lon_deg': lonlat[:, 0], 'lat_deg': lonlat[:, 1],
+                          'file': [' '.join(s.id for s in p.scenes.values()) for p in own], 'bytes': 0})  # fmt: skip
+    splits[split] = base.Images(directory, split, spec, 120, table, _reader(source, own, spec))
   notes = ('Splits: those of metadata.parquet; patches with snow, cloud or shadow left out, as in the paper.',)
   return base.Benchmark('bigearthnet_v2', 'BigEarthNet v2', SOURCE, splits, classes, labels, notes)
 
@@ -75,15 +75,15 @@ def _centre(grid: sources_base.PatchGrid) -> tuple[float, float]:
 def _reader(
   source: bigearthnet.BigEarthNet, places: Sequence[sources_base.Place], spec: sensors.SensorSpec
 ) -> base.Reader:
-  def read(number: int) -> dict[str, np.ndarray]:
-    place, arrays = places[number], {}
-    for sensor, field, bands, store in (
-      ('sentinel2', 's2', spec.s2_bands, sensors.store_reflectance),
-      ('sentinel1', 's1', spec.s1_bands, sensors.store_backscatter),
-    ):
-      if bands:
-        patch = source.read(place.scenes[sensor], place.grid, bands)
-        arrays[field] = store(patch.values, patch.unit, patch.valid)
-    return arrays
+  kinds = {
+    's2': ('sentinel2', spec.s2_bands, sensors.store_reflectance),
+    's1': ('sentinel1', spec.s1_bands, sensors.store_backscatter),
+  }
+
+  def read(number: int, field: str) -> np.ndarray:
+    sensor, bands, store = kinds[field]
+    place = places[number]
+    patch = source.read(place.scenes[sensor], place.grid, bands)
+    return store(patch.values, patch.unit, patch.valid)
 
   return read

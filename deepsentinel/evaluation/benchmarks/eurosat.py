@@ -74,7 +74,7 @@ def open_benchmark(
 def _reader(files: Sequence[pathlib.Path], channels: Sequence[int]) -> base.Reader:
   import rasterio
 
-  def read(number: int) -> dict[str, np.ndarray]:
+  def read(number: int, _: str) -> np.ndarray:
     with rasterio.open(files[number]) as file:
       if file.count != len(FILE_BANDS):
         raise ValueError(
@@ -87,6 +87,6 @@ def _reader(files: Sequence[pathlib.Path], channels: Sequence[int]) -> base.Read
         f'{files[number]} holds {values.dtype} with a median of {np.median(values):.3g}; EuroSAT is reflectance '
         'x 10,000 in whole numbers. Get the published files.'
       )
-    return {'s2': sensors.store_reflectance(values, 'reflectance_x1e4')}
+    return sensors.store_reflectance(values, 'reflectance_x1e4')
 
   return read

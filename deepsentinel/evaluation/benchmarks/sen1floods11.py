@@ -90,15 +90,15 @@ def _reader(chips: pathlib.Path, ids: Sequence[str], spec: sensors.SensorSpec) -
         raise ValueError(f'{path} has {file.count} bands; Sen1Floods11 has {count} there. Fetch the file again.')
       return np.moveaxis(file.read(), 0, -1)
 
-  def read(number: int) -> dict[str, np.ndarray]:
-    name, arrays = ids[number], {}
-    if channels:
-      arrays['s2'] = sensors.store_reflectance(load('S2Hand', name, len(FILE_BANDS))[..., channels], 'reflectance_x1e4')
-    if radar:
-      arrays['s1'] = sensors.store_backscatter(load('S1Hand', name, 2)[..., radar], 'db')
+  def read(number: int, field: str) -> np.ndarray:
+    name = ids[number]
+    if field == 's2':
+      return sensors.store_reflectance(load('S2Hand', name, len(FILE_BANDS))[..., channels], 'reflectance_x1e4')
+    if field == 's1':
+      return sensors.store_backscatter(load('S1Hand', name, 2)[..., radar], 'db')
     label = load('LabelHand', name, 1)[..., 0]
     if not np.isin(label, (-1, 0, 1)).all():
       raise ValueError(f'{name}_LabelHand.tif holds {np.unique(label)[:5].tolist()}; labels are -1, 0 and 1.')
-    return {**arrays, 'label': (label + 1).astype(np.uint8)}
+    return (label + 1).astype(np.uint8)
 
   return read
