@@ -4,8 +4,9 @@ r"""Maps what a few examples show.
 
 The examples are points or polygons in a vector file, in any CRS, with a column `label`: 1 (positive) for what is looked
 for, 0 (negative) for what is not. In place of a file, --positive=LON,LAT and --negative=LON,LAT, repeated, name points.
-One of each is enough to begin with. Logistic regression on the vectors of their
-cells; every feature is one example, however many cells it holds.
+One of each is enough to begin with. Logistic regression on the vectors of their cells; every feature is one example,
+however many cells it holds, and those of a kind whose vectors are means of the same cells (within two of each other,
+unless --mean_cells says otherwise) are one together.
 
 Writes detection.tif (probability, and as uncertainty its spread over refits to resampled examples), detection.png,
 detections.gpkg (the areas detected) and detection.json (how well examples that were left out are told apart, and what

@@ -248,7 +248,7 @@ def detect(
   """
   job = {
     **asked, 'map': str(there.path.resolve()), 'changed': there.path.stat().st_mtime, 'threshold': threshold,
-    'min_cells': min_cells, 'refits': refits, 'mean_cells': there.mean_cells,
+    'min_cells': min_cells, 'refits': refits, 'mean_cells': there.mean_cells, 'joined_cells': there.mean_cells - 1,
   }  # fmt: skip
   if finished := _finished(out, job):
     return finished, True
