@@ -51,7 +51,7 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   # TensorBoard; 0: never. It changes nothing of the training.
   config.pretrain.probe_every_steps = 0
   config.pretrain.exclude_heldout = True  # leave out points within exclude_km of validation and test patches
-  config.pretrain.exclude_km = 3.7
+  config.pretrain.exclude_km = 3.7  # this close to them; folds of finetune.folds keep as far apart
   # Parts of patches that lie together, each for an equal share of every batch; neighbours and distant patches are of
   # the same part. A device holds the parts of its share alone, so all together hold a corpus too large for one. Another
   # law of drawing: results depend on this number (not on that of devices), so leave 1 where memory suffices.
