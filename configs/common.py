@@ -73,9 +73,8 @@ def get_config(size: str = 'paper') -> ml_collections.ConfigDict:
   config.pretrain.tile2vec.temperature = 0.1  # of InfoNCE
   config.pretrain.tile2vec.pooling = 'mean'  # 'mean' | 'cell' (per cell of the feature map, as the paper's code)
   config.pretrain.tile2vec.neighbour = 'near'  # 'near' | 'literal' | 'uniform' | 'other_acquisition' | 'same_patch'
-  config.pretrain.tile2vec.neighbour_scale_km = (
-    'auto'  # length of the softmax, as text: '5'; auto: mean nearest-neighbour distance
-  )
+  # Length of the softmax, as text: '5'; auto: mean nearest-neighbour distance.
+  config.pretrain.tile2vec.neighbour_scale_km = 'auto'
   config.pretrain.tile2vec.max_distance_km = 111.195  # one degree of arc
 
   config.pretrain.contrastive = ml_collections.ConfigDict()

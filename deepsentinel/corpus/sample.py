@@ -158,7 +158,7 @@ def _placed_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
   if not places:
     raise ValueError(f'The source {shop.settings["source"]} has no patches.')
   side, pixel_m = shop.settings['patch_px'], shop.settings['pixel_m']
-  centres = np.array([_centre_lonlat(place.grid) for place in places])
+  centres = np.array([place.grid.centre_lonlat() for place in places])
   countries = points.Region().country_of(*centres.T)
   for number, (place, (lon, lat), country) in enumerate(zip(places, centres.tolist(), countries, strict=True)):
     if not _ID.fullmatch(place.id):
@@ -183,11 +183,6 @@ def _placed_rows(shop: worker.Workshop) -> Iterator[dict[str, Any]]:
       'classes': ';'.join(place.classes),
       'gap_hours': hours,
     }
-
-
-def _centre_lonlat(grid: base.PatchGrid) -> tuple[float, float]:
-  left, bottom, right, top = grid.bounds
-  return base.transformer(grid.epsg, 4326).transform((left + right) / 2, (bottom + top) / 2)
 
 
 def _finish(folder: pathlib.Path, shop: worker.Workshop, rows: dict[str, dict[str, Any]]) -> geopandas.GeoDataFrame:

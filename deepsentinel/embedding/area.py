@@ -144,7 +144,7 @@ def _continuous(outline: shapely.Geometry, path: str | os.PathLike) -> shapely.G
     raise ValueError(f'--area={path} does not lie on Earth in the CRS it states: mend its CRS.')
   west, _, east, _ = shapely.bounds(outline)
   if east - west > 180:
-    outline = shapely.transform(outline, lambda xy: xy + np.column_stack([360 * (xy[:, 0] < 0), np.zeros(len(xy))]))
+    outline = base.past_antimeridian(outline)
   return places.polygons(outline)
 
 

@@ -246,7 +246,7 @@ def detect(
   Raises:
     ValueError: `out` holds another detection, or the map has no embedding.
   """
-  job = {
+  job = {  # results without joined_cells are scored otherwise
     **asked, 'map': str(there.path.resolve()), 'changed': there.path.stat().st_mtime, 'threshold': threshold,
     'min_cells': min_cells, 'refits': refits, 'mean_cells': there.mean_cells, 'joined_cells': there.mean_cells - 1,
   }  # fmt: skip

@@ -38,6 +38,11 @@ def split_antimeridian(outline: shapely.Geometry) -> shapely.Geometry:
   return shapely.union_all(parts)
 
 
+def past_antimeridian(outline: shapely.Geometry) -> shapely.Geometry:
+  """A WGS84 outline with its longitudes below 0 counted on past 180 degrees."""
+  return shapely.transform(outline, lambda xy: xy + np.where(xy[:, :1] < 0, [360, 0], [0, 0]))
+
+
 def join_antimeridian(outline: shapely.Geometry) -> shapely.Geometry:
   """What `split_antimeridian` has cut: parts west of 0 degrees run on past 180. Others are left as they are."""
   west, _, east, _ = shapely.bounds(outline)
@@ -90,6 +95,11 @@ class PatchGrid:
   def outline_lonlat(self, points_per_side: int = 21) -> shapely.Polygon:
     """The densified outline in WGS84, longitudes unwrapped around its first corner (it may pass 180 degrees)."""
     return _unwrapped_outlines([self], points_per_side)[0]
+
+  def centre_lonlat(self) -> tuple[float, float]:
+    """Longitude and latitude of its middle, degrees WGS84."""
+    left, bottom, right, top = self.bounds
+    return transformer(self.epsg, 4326).transform((left + right) / 2, (bottom + top) / 2)
 
   def bounds_in(self, crs: Any, pad_px: float = 1.0) -> list[tuple[float, float, float, float]]:
     """Boxes (left, bottom, right, top) in `crs`, x and y in that order, that together hold the padded grid.

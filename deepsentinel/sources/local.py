@@ -157,13 +157,11 @@ class LocalScenes:
     sensor = str(row.get('sensor') or sensors.sensor_of(list(numbers)))
     if sensor not in sensors.SENSORS or sensor != sensors.sensor_of(list(numbers)):
       raise ValueError(f'{where}: sensor {sensor!r} with bands {list(numbers)}. Known: {", ".join(sensors.SENSORS)}.')
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = {'date_only': True} if sidecar.is_date(row.get('time')) else {}
     if row.get('cloud_share') not in (None, ''):
       metadata['cloud_share'] = float(row['cloud_share'])
     if row.get('processing_baseline'):
       metadata['processing_baseline'] = str(row['processing_baseline'])
-    if sidecar.is_date(row.get('time')):
-      metadata['date_only'] = True
     facts = sidecar.Facts(
       id=str(row.get('id') or files[0].stem),
       sensor=sensor,

@@ -179,23 +179,24 @@ class StacScenes:
     scenes = {}
     for item in items:
       assets = _assets(item)
-      if sensor == 'sentinel2' and self._product_unit and sidecar.is_reprocessed(sidecar.from_stac(item)):
+      if not item.get('geometry') or not all(band in assets for band in wanted):
         continue
-      footprint = _footprint(item['geometry']) if item.get('geometry') else None
-      if footprint is not None and all(band in assets for band in wanted):
+      facts, footprint = sidecar.from_stac(item), _footprint(item['geometry'])
+      guessed = sensor == 'sentinel2' and self._product_unit and sidecar.is_reprocessed(facts)
+      if footprint is not None and not guessed:
         chosen = {band: assets[band] for band in wanted}
-        scenes[item['id']] = self._scene(item, sensor, footprint, chosen, _classified(item))
+        scenes[item['id']] = self._scene(item, facts, sensor, footprint, chosen)
     return list(scenes.values())
 
   def _scene(
     self,
     item: Mapping[str, Any],
+    facts: sidecar.Facts,
     sensor: str,
     footprint: shapely.Geometry,
     assets: Mapping[str, Mapping[str, Any]],
-    cloud_mask: str,
   ) -> base.Scene:
-    facts = sidecar.from_stac(item).over(sidecar.from_name(str(item['id'])))
+    facts = facts.over(sidecar.from_name(str(item['id'])))
     where = f'STAC item {item["id"]} of {self.url}'
     if facts.sensor not in ('', sensor):
       raise ValueError(f'{where} is of {facts.sensor}; {self._collections[sensor]!r} was given as of {sensor}.')
@@ -225,7 +226,7 @@ class StacScenes:
     listed = {band: sidecar.stac_raster(asset).get('nodata') for band, asset in assets.items()}
     nodata = {band: None if value is None else float(value) for band, value in listed.items()}
     where_to_read = {'hrefs': {band: asset['href'] for band, asset in assets.items()}, 'unit': unit, 'nodata': nodata}
-    if cloud_mask and sensor == 'sentinel2':
+    if sensor == 'sentinel2' and (cloud_mask := _classified(item)):
       where_to_read['cloud_mask'] = cloud_mask
     return base.Scene(facts.id, sensor, footprint, facts.time, facts.orbit_pass, facts.relative_orbit,
                       {**facts.metadata, **where_to_read})  # fmt: skip
@@ -333,7 +334,7 @@ def _footprint(geometry: Mapping[str, Any]) -> shapely.Geometry | None:
   parts = shapely.get_parts(shapely.geometry.shape(geometry))
   bounds = shapely.bounds(parts)
   for k in np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180):
-    parts[k] = shapely.transform(parts[k], lambda xy: xy + np.where(xy[:, :1] < 0, [360, 0], [0, 0]))
+    parts[k] = base.past_antimeridian(parts[k])
   outline = base.split_antimeridian(shapely.union_all(shapely.make_valid(parts)))
   return outline if abs(base.GEOD.geometry_area_perimeter(outline)[0]) < _WIDEST_M2 else None
 

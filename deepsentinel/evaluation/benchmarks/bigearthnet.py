@@ -55,7 +55,7 @@ def open_benchmark(directory: pathlib.Path, *, bands: Sequence[str] = (), progre
   splits, labels = {}, {}
   for split, own in found.items():
     labels[split] = np.array([[name in place.classes for name in classes] for place in own], bool)
-    lonlat = np.array([_centre(place.grid) for place in own])
+    lonlat = np.array([place.grid.centre_lonlat() for place in own])
     table = pd.DataFrame({'id': [p.id for p in own], 'lon_deg': lonlat[:, 0], 'lat_deg': lonlat[:, 1],
                           'file': [' '.join(s.id for s in p.scenes.values()) for p in own], 'bytes': 0})  # fmt: skip
     splits[split] = base.Images(directory, split, spec, 120, table, _reader(source, own, spec))
@@ -65,11 +65,6 @@ def open_benchmark(directory: pathlib.Path, *, bands: Sequence[str] = (), progre
 
 def _has_lmdb(directory: pathlib.Path) -> bool:
   return any(True for pattern in ('data.mdb', '*/data.mdb', '*/*/data.mdb') for _ in directory.glob(pattern))
-
-
-def _centre(grid: sources_base.PatchGrid) -> tuple[float, float]:
-  left, bottom, right, top = grid.bounds
-  return sources_base.transformer(grid.epsg, 4326).transform((left + right) / 2, (bottom + top) / 2)
 
 
 def _reader(
